@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU production backend: <apollo/apollo.hpp> with Eigen's products and threads. apollo::eigen::Apollo<> is
+// apollo::Apollo<EigenBackend>, apollo::eigen::Optimizer a whole model on it.
+#pragma once
+
+#include <apollo/apollo.hpp>
+#include <apollo/eigen/session.hpp>
+
+namespace apollo::eigen {
+
+using Optimizer = BasicOptimizer<EigenBackend>;
+
+template <class... Overrides>
+using AdamW = apollo::AdamW<Overrides..., EigenBackend>;
+template <class... Overrides>
+using Sgd = apollo::Sgd<Overrides..., EigenBackend>;
+template <class... Overrides>
+using SgdMomentum = apollo::SgdMomentum<Overrides..., EigenBackend>;
+template <class... Overrides>
+using Apollo = apollo::Apollo<Overrides..., EigenBackend>;
+template <class... Overrides>
+using ApolloMini = apollo::ApolloMini<Overrides..., EigenBackend>;
+template <class... Overrides>
+using GaLore = apollo::GaLore<Overrides..., EigenBackend>;
+template <class... List>
+using StructuredOptimizer = apollo::StructuredOptimizer<List..., EigenBackend>;
+
+}  // namespace apollo::eigen

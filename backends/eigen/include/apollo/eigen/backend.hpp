@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// EigenBackend: the CPU production backend. Tiles over channels, runs inside a tile, products and eigenvalues by Eigen.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include <apollo/eigen/executor.hpp>
+#include <apollo/eigen/gemm.hpp>
+#include <apollo/eigen/runs.hpp>
+#include <apollo/step/coefficients.hpp>
+#include <apollo/step/workspace.hpp>
+
+#include <Eigen/Eigenvalues>
+
+namespace apollo {
+
+template <class T, class Policies>
+class EigenSession;
+
+/// Threads: by default as many as OpenMP offers, one in a program without it. The results have the same bits for any number.
+class EigenBackend {
+ public:
+  template <class T>
+  using Buffer = HostBuffer<T>;
+  template <class T, class Policies>
+  using Session = EigenSession<T, Policies>;
+  using Solver = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>;
+
+  EigenBackend() : EigenBackend(executor::default_lanes()) {}
+  /// OpenMP with this many threads. Error: fewer than 1.
+  explicit EigenBackend(int threads) : pool_{threads, nullptr, &executor::openmp} {
+    if (threads < 1) refuse("threads = " + text(Index{threads}) + " must be at least 1");
+  }
+  /// A pool of the caller's, which must outlive the backend and all its copies.
+  explicit EigenBackend(const Executor& pool) : pool_(pool) {
+    if (pool.lanes < 1 || pool.run == nullptr)
+      refuse("an executor of " + text(Index{pool.lanes}) + " lanes must have at least 1, and a run function");
+  }
+
+  const Executor& pool() const { return pool_; }
+
+  /// Eigenvalue solvers, one a size, kept because Eigen's allocate when they are made.
+  class Tools {
+   public:
+    Index bytes() const {
+      Index sum = 0;
+      for (const auto& solver : solvers_) {
+        const Index n = solver->eigenvectors_size();
+        sum += (n * n + 4 * n) * static_cast<Index>(sizeof(double));
+      }
+      return sum;
+    }
+    Solver& solver(Index n) {
+      for (const auto& kept : solvers_)
+        if (kept->eigenvectors_size() == n) return kept->solver;
+      solvers_.push_back(std::unique_ptr<Kept>(new Kept(n)));
+      return solvers_.back()->solver;
+    }
+
+   private:
+    struct Kept {
+      explicit Kept(Index n) : solver(n), size(n) {}
+      Index eigenvectors_size() const { return size; }
+      Solver solver;
+      Index size;
+    };
+    std::vector<std::unique_ptr<Kept>> solvers_;
+  };
+
+  template <class T, class Policies>
+  void prepare(Tools& tools, const Plan& plan, const Settings& settings) const {
+    if constexpr (std::is_same_v<typename Policies::Projection, SvdProjection>)
+      tools.solver(BasisScratch<T>::gram_side(plan, settings.svd));
+  }
+
+  template <class T, class Policies>
+  Index scratch_bytes(const Plan& plan) const;
+
+ private:
+  Executor pool_;
+};
+
+/// Scratch of one step: a summary for each tile, and what each lane needs. Products are needed where something is projected,
+/// products in double where a basis is computed.
+template <class T, class Policies>
+struct EigenScratch {
+  struct Lane {
+    gemm::Scratch<T> product;
+    gemm::Scratch<double> product_double;
+    T* rows = nullptr;  ///< tile x rank sums of a sparse projection, or tile x 256 of a lift
+  };
+  GradientSummary* tiles = nullptr;
+  std::byte* lanes = nullptr;
+  Index lane_bytes = 0;
+
+  static Lane carve_lane(Carver& carver, const Plan& plan) {
+    Lane lane;
+    if constexpr (Policies::Projection::projects) {
+      const Index slice = plan.removed < runs::length ? plan.removed : runs::length;
+      lane.product = gemm::Scratch<T>::carve(carver);
+      lane.rows = carver.take<T>(plan.tile * (plan.rank > slice ? plan.rank : slice));
+    }
+    if constexpr (Policies::Projection::stores_basis) lane.product_double = gemm::Scratch<double>::carve(carver);
+    return lane;
+  }
+
+  static EigenScratch carve(Carver& carver, const Plan& plan, int lanes) {
+    EigenScratch scratch;
+    Carver counter;
+    carve_lane(counter, plan);
+    scratch.tiles = carver.take<GradientSummary>(plan.tiles);
+    scratch.lane_bytes = counter.used();
+    scratch.lanes = carver.take<std::byte>(counter.used() * lanes);
+    return scratch;
+  }
+
+  Lane lane(const Plan& plan, int number) const {
+    Carver carver(lanes + number * lane_bytes);
+    return carve_lane(carver, plan);
+  }
+};
+
+template <class T, class Policies>
+Index EigenBackend::scratch_bytes(const Plan& plan) const {
+  Carver counter;
+  EigenScratch<T, Policies>::carve(counter, plan, pool_.lanes);
+  return counter.used();
+}
+
+}  // namespace apollo

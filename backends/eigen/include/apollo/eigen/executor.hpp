@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who runs the tiles: OpenMP where the program is compiled with it, else one thread, or a pool of the caller's.
+#pragma once
+
+#include <apollo/base/error.hpp>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace apollo {
+
+/// A caller's thread pool. `run` calls task(argument, lane) once for every lane in [0, lanes), possibly at once, and returns
+/// when all have returned. It must not fail, and need not really have `lanes` threads.
+struct Executor {
+  int lanes = 1;
+  void* context = nullptr;
+  void (*run)(void* context, int lanes, void (*task)(void* argument, int lane), void* argument) = nullptr;
+};
+
+namespace executor {
+
+inline void openmp(void*, int lanes, void (*task)(void* argument, int lane), void* argument) {
+#if defined(_OPENMP)
+#pragma omp parallel for schedule(static, 1) num_threads(lanes)
+#endif
+  for (int lane = 0; lane < lanes; ++lane) task(argument, lane);
+}
+
+inline int default_lanes() {
+#if defined(_OPENMP)
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+/// Calls body(tile, lane) for every tile. Lane l takes tiles l, l + lanes, ...: which thread computes a tile never shows in
+/// its result, since tiles are fixed and share nothing. Allocates nothing.
+template <class Body>
+void for_tiles(const Executor& pool, Index tiles, Body&& body) {
+  const int lanes = tiles < pool.lanes ? static_cast<int>(tiles) : pool.lanes;
+  if (lanes <= 1 || pool.run == nullptr) {
+    for (Index tile = 0; tile < tiles; ++tile) body(tile, 0);
+    return;
+  }
+  struct Work {
+    Body& body;
+    Index tiles;
+    int lanes;
+  } work{body, tiles, lanes};
+  pool.run(
+      pool.context, lanes,
+      [](void* argument, int lane) {
+        const Work& w = *static_cast<Work*>(argument);
+        for (Index tile = lane; tile < w.tiles; tile += w.lanes) w.body(tile, lane);
+      },
+      &work);
+}
+
+}  // namespace executor
+
+}  // namespace apollo

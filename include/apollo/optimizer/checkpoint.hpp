@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checkpoints: the state of an Optimizer as one safetensors file, written whole or not at all, verified before it is loaded.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <apollo/optimizer/file.hpp>
+#include <apollo/optimizer/optimizer.hpp>
+#include <apollo/optimizer/safetensors.hpp>
+
+#if APOLLO_HAS_FILES
+
+namespace apollo {
+
+/// The file holds, for every registered tensor, `NAME.FIELD` for each array and number of its state: exp_avg, exp_avg_sq,
+/// momentum_buffer, basis, step, previous_norm, restart, projection_set. Moments of unprojected tensors have the weight's
+/// shape, others kept x rank. Metadata: format, version, tick, and one fingerprint for each tensor. Random projections are
+/// not in it: they are drawn again from seed, name and step.
+namespace checkpoint {
+
+inline constexpr const char* format = "apollo-optimizer";
+inline constexpr const char* version = "1";
+
+inline safetensors::Type type_of(std::string_view name) {
+  if (name == type_name<double>) return safetensors::Type::F64;
+  if (name == type_name<bfloat16>) return safetensors::Type::BF16;
+  return name == type_name<float16> ? safetensors::Type::F16 : safetensors::Type::F32;
+}
+
+/// One tensor of the file and the memory it belongs to.
+struct Item {
+  safetensors::Tensor tensor;
+  AnyView view;  ///< arrays
+  int element_bytes = 0;
+  std::int64_t* integer = nullptr;
+  float* real = nullptr;
+  std::uint64_t offset = 0;  ///< load: where the file has it
+};
+
+/// Lists the state of one parameter after another.
+class Lister final : public StateVisitor {
+ public:
+  std::string prefix;
+  std::vector<Item> items;
+
+  void array(const StateArray& array) override {
+    Item item;
+    item.tensor = {
+        prefix + std::string(array.field), type_of(array.view.type), {array.view.rows, array.view.cols}, 0, 0};
+    item.view = array.view;
+    item.element_bytes = array.element_bytes;
+    items.push_back(std::move(item));
+  }
+  void integer(std::string_view field, std::int64_t& value) override {
+    Item item;
+    item.tensor = {prefix + std::string(field), safetensors::Type::I64, {}, 0, 0};
+    item.integer = &value;
+    items.push_back(std::move(item));
+  }
+  void real(std::string_view field, float& value) override {
+    Item item;
+    item.tensor = {prefix + std::string(field), safetensors::Type::F32, {}, 0, 0};
+    item.real = &value;
+    items.push_back(std::move(item));
+  }
+};
+
+template <class Backend>
+std::vector<Item> list(const BasicOptimizer<Backend>& optimizer) {
+  Lister lister;
+  for (const auto& parameter : optimizer.parameters()) {
+    lister.prefix = parameter->name() + ".";
+    parameter->visit_state(lister);
+  }
+  return std::move(lister.items);
+}
+
+template <class Backend>
+safetensors::Metadata metadata(const BasicOptimizer<Backend>& optimizer) {
+  safetensors::Metadata entries = {
+      {"format", format}, {"version", version}, {"tick", std::to_string(optimizer.tick())}};
+  for (const auto& parameter : optimizer.parameters())
+    entries.emplace_back("fingerprint:" + parameter->name(), parameter->fingerprint());
+  return entries;
+}
+
+/// Calls `run(pointer, bytes)` for stretches of adjacent memory that make up the array row by row, or, where a row is not
+/// adjacent, fills or drains a buffer element by element. `store` says whether the buffer goes to the array.
+template <class Run>
+void transfer(const Item& item, bool store, Run&& run) {
+  const AnyView& v = item.view;
+  const auto size = static_cast<std::size_t>(item.element_bytes);
+  auto* base = static_cast<std::byte*>(const_cast<void*>(v.data));
+  if (v.col_stride == 1 && v.row_stride == v.cols) return run(base, size * static_cast<std::size_t>(v.rows * v.cols));
+  std::vector<std::byte> buffer(size * static_cast<std::size_t>(v.cols));
+  for (Index i = 0; i < v.rows; ++i) {
+    const auto copy = [&] {
+      for (Index j = 0; j < v.cols; ++j) {
+        std::byte* element = base + (i * v.row_stride + j * v.col_stride) * static_cast<Index>(size);
+        std::byte* slot = buffer.data() + static_cast<std::size_t>(j) * size;
+        std::memcpy(store ? element : slot, store ? slot : element, size);
+      }
+    };
+    if (!store) copy();
+    run(buffer.data(), buffer.size());
+    if (store) copy();
+  }
+}
+
+/// All that is wrong with a file, in one message.
+class Mismatches {
+ public:
+  void add(const std::string& line) {
+    if (++count_ <= most_) lines_ += "\n  " + line;
+  }
+  void raise_if_any(const std::string& path) const {
+    if (count_ == 0) return;
+    const Index hidden = count_ - most_;
+    refuse_file("cannot load " + quoted(path) + ", " + text(count_) + (count_ == 1 ? " mismatch:" : " mismatches:") +
+                lines_ + (hidden > 0 ? "\n  and " + text(hidden) + " more" : ""));
+  }
+
+ private:
+  static constexpr Index most_ = 50;
+  Index count_ = 0;
+  std::string lines_;
+};
+
+inline std::string shape_text(const std::vector<Index>& shape) {
+  std::string out = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) out += (i > 0 ? ", " : "") + text(shape[i]);
+  return out + "]";
+}
+
+inline bool parse_count(const std::string& digits, std::int64_t& value) {
+  if (digits.empty() || digits.size() > 18) return false;
+  value = 0;
+  for (const char c : digits) {
+    if (c < '0' || c > '9') return false;
+    value = value * 10 + (c - '0');
+  }
+  return true;
+}
+
+/// Names, types, shapes and fingerprints of the file against the optimizer's. Fills in the items' offsets.
+template <class Backend>
+void compare(const BasicOptimizer<Backend>& optimizer, const safetensors::Header& header, std::vector<Item>& items,
+             Mismatches& wrong) {
+  for (const auto& parameter : optimizer.parameters()) {
+    const std::string* there = header.find_metadata("fingerprint:" + parameter->name());
+    const std::string here = parameter->fingerprint();
+    if (there == nullptr)
+      wrong.add("tensor " + quoted(parameter->name()) + " is not in the file");
+    else if (*there != here)
+      wrong.add("tensor " + quoted(parameter->name()) + ": the file has '" + *there + "', the optimizer has '" + here +
+                "'");
+  }
+  for (Item& item : items) {
+    const safetensors::Tensor* found = header.find(item.tensor.name);
+    if (found == nullptr) {
+      wrong.add(quoted(item.tensor.name) + " is not in the file");
+    } else if (found->type != item.tensor.type || found->shape != item.tensor.shape) {
+      wrong.add(quoted(item.tensor.name) + " is " + std::string(safetensors::type_name(found->type)) +
+                shape_text(found->shape) + " in the file, must be " +
+                std::string(safetensors::type_name(item.tensor.type)) + shape_text(item.tensor.shape));
+    } else {
+      item.offset = header.data_offset + found->begin;
+    }
+  }
+  if (header.tensors.size() <= items.size()) return;
+  std::vector<std::string_view> known;
+  const auto lower = [&](std::string_view name) {
+    std::size_t first = 0, last = known.size();
+    while (first < last) {
+      const std::size_t middle = first + (last - first) / 2;
+      (known[middle] < name) ? first = middle + 1 : last = middle;
+    }
+    return first;
+  };
+  for (const Item& item : items)
+    known.insert(known.begin() + static_cast<std::ptrdiff_t>(lower(item.tensor.name)), item.tensor.name);
+  for (const auto& tensor : header.tensors) {
+    const std::size_t at = lower(tensor.name);
+    if (at == known.size() || known[at] != tensor.name)
+      wrong.add(quoted(tensor.name) + " is in the file only; no such tensor is registered");
+  }
+}
+
+/// Numbers of a record must make sense before they replace ours.
+inline void check_numbers(const std::vector<Item>& items, const std::vector<std::byte>& bytes,
+                          std::uint64_t data_offset, Mismatches& wrong) {
+  for (const Item& item : items) {
+    const std::byte* at = bytes.data() + (item.offset - data_offset);
+    if (item.integer != nullptr) {
+      std::int64_t value = 0;
+      std::memcpy(&value, at, sizeof value);
+      if (value < 0) wrong.add(quoted(item.tensor.name) + " = " + text(value) + " must be at least 0");
+    } else if (item.real != nullptr) {
+      float value = 0;
+      std::memcpy(&value, at, sizeof value);
+      if (!bits::finite(value) || !(value >= -1))
+        wrong.add(quoted(item.tensor.name) + " = " + text(static_cast<double>(value)) +
+                  " must be finite and at least -1");
+    }
+  }
+}
+
+}  // namespace checkpoint
+
+/// Writes the state of every tensor to `path`. On return the file is complete and on the disk; on an error the old file, if
+/// there was one, is as it was. Errors: an open tick; anything the file system says.
+template <class Backend>
+void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
+  if (optimizer.tick_open())
+    refuse_now("save() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
+  const std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
+  std::vector<safetensors::Tensor> tensors;
+  for (const auto& item : items) tensors.push_back(item.tensor);
+  const std::string header = safetensors::serialize(tensors, checkpoint::metadata(optimizer));
+  AtomicFile file(path);
+  file.write(header.data(), header.size());
+  for (const auto& item : items) {
+    if (item.integer != nullptr)
+      file.write(item.integer, sizeof *item.integer);
+    else if (item.real != nullptr)
+      file.write(item.real, sizeof *item.real);
+    else
+      checkpoint::transfer(item, false, [&](const std::byte* from, std::size_t bytes) { file.write(from, bytes); });
+  }
+  file.commit();
+}
+
+/// Replaces the state of every tensor by that of `path`. Everything is read and compared first; all mismatches are reported
+/// in one error, and then nothing has changed. Resuming is exact to the bit. Peak memory: the size of the file.
+template <class Backend>
+void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
+  if (optimizer.tick_open())
+    refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
+  const InputFile file(path);
+  std::string prefix(8, '\0');
+  if (file.size() < prefix.size())
+    refuse_file("cannot load " + quoted(path) + ": " + std::to_string(file.size()) +
+                " bytes are no safetensors file, which has at least 8");
+  file.read(prefix.data(), prefix.size(), 0);
+  prefix.resize(safetensors::header_end(prefix, file.size(), path));
+  file.read(prefix.data(), prefix.size(), 0);
+  const safetensors::Header header = safetensors::parse(prefix, file.size(), path);
+
+  const std::string* format = header.find_metadata("format");
+  if (format == nullptr || *format != checkpoint::format)
+    refuse_file("cannot load " + quoted(path) + ": its metadata says format '" + (format == nullptr ? "" : *format) +
+                "', must be '" + checkpoint::format + "'");
+  const std::string* version = header.find_metadata("version");
+  if (version == nullptr || *version != checkpoint::version)
+    refuse_file("cannot load " + quoted(path) + ": its version is '" + (version == nullptr ? "" : *version) +
+                "', must be '" + checkpoint::version + "'");
+  std::int64_t tick = 0;
+  const std::string* digits = header.find_metadata("tick");
+  if (digits == nullptr || !checkpoint::parse_count(*digits, tick))
+    refuse_file("cannot load " + quoted(path) + ": its tick '" + (digits == nullptr ? "" : *digits) +
+                "' must be a whole number");
+
+  checkpoint::Mismatches wrong;
+  std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
+  checkpoint::compare(optimizer, header, items, wrong);
+  wrong.raise_if_any(path);
+  std::vector<std::byte> bytes(static_cast<std::size_t>(file.size() - header.data_offset));
+  file.read(bytes.data(), bytes.size(), header.data_offset);
+  checkpoint::check_numbers(items, bytes, header.data_offset, wrong);
+  wrong.raise_if_any(path);
+
+  for (const auto& item : items) {  // nothing below can fail
+    const std::byte* from = bytes.data() + (item.offset - header.data_offset);
+    if (item.integer != nullptr)
+      std::memcpy(item.integer, from, sizeof *item.integer);
+    else if (item.real != nullptr)
+      std::memcpy(item.real, from, sizeof *item.real);
+    else
+      checkpoint::transfer(item, true, [&](std::byte* to, std::size_t count) {
+        std::memcpy(to, from, count);
+        from += count;
+      });
+  }
+  optimizer.restore_tick(tick);
+}
+
+}  // namespace apollo
+
+#endif

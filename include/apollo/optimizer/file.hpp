@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files as checkpoints need them: an output that appears whole or not at all, and an input read at given positions.
+// POSIX only: elsewhere both classes are absent and APOLLO_HAS_FILES is 0.
+#pragma once
+
+#if __has_include(<unistd.h>) && !defined(_WIN32)
+#define APOLLO_HAS_FILES 1
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <apollo/base/error.hpp>
+#include <cerrno>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <utility>
+
+namespace apollo {
+namespace detail {
+
+/// Repeats a system call that a signal interrupted.
+template <class Call>
+auto uninterrupted(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
+/// One transfer: systems refuse or shorten larger ones.
+inline constexpr std::uint64_t largest_transfer = std::uint64_t{1} << 30;
+
+}  // namespace detail
+
+/// Writes a file that readers see complete or not at all. The bytes go to a temporary file `.apollo-*` in the target's
+/// directory; commit() syncs it and renames it over the target. Without commit() the destructor removes it and the
+/// target stays as it was (only a killed process leaves the temporary file behind).
+/// A target that is a symbolic link stays one: the file it leads to is replaced, and a link to nothing is refused.
+/// An existing target passes on its permissions, not its owner; a new file gets 0644 less the umask.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::string path) : path_(std::move(path)), target_(path_) {
+    struct stat status = {};
+    bool exists = ::lstat(path_.c_str(), &status) == 0;
+    if (exists && S_ISLNK(status.st_mode)) {
+      char* resolved = ::realpath(path_.c_str(), nullptr);
+      if (resolved == nullptr) fail("follow the link");
+      target_ = resolved;
+      std::free(resolved);
+      exists = ::stat(target_.c_str(), &status) == 0;
+    }
+    if (!exists && (errno != ENOENT || path_.empty())) fail("look for the file");
+    if (exists && !S_ISREG(status.st_mode)) refuse_file("cannot write " + quoted(path_) + ": not a regular file");
+    const std::size_t slash = target_.rfind('/');
+    directory_ = slash == std::string::npos ? "." : target_.substr(0, slash + 1);
+    create_temporary(exists ? 0600 : 0644);  // never wider than the target, whose permissions follow
+    if (exists && ::fchmod(descriptor_, status.st_mode & 0777) != 0) fail("set the permissions");
+    buffer_.reserve(buffer_size);
+  }
+  ~AtomicFile() { discard(); }
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  /// Bytes written so far.
+  std::uint64_t size() const { return size_; }
+
+  void write(const void* data, std::size_t size) {
+    if (descriptor_ < 0) refuse_now("cannot write " + quoted(path_) + ": it was committed or has failed");
+    if (size == 0) return;
+    const char* bytes = static_cast<const char*>(data);
+    if (size > buffer_size - buffer_.size()) {
+      flush();
+      if (size >= buffer_size) return write_through(bytes, size);
+    }
+    buffer_.append(bytes, size);
+    size_ += size;
+  }
+
+  /// Puts the file in place. Once this returns, it survives a crash of the machine.
+  void commit() {
+    if (descriptor_ < 0) refuse_now("cannot commit " + quoted(path_) + ": it was committed or has failed");
+    flush();
+    if (detail::uninterrupted([&] { return ::fsync(descriptor_); }) != 0) fail("sync the file");
+    const int closing = std::exchange(descriptor_, -1);
+    if (::close(closing) != 0 && errno != EINTR) fail("close the file");
+    if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail("rename the temporary file");
+    temporary_.clear();
+    sync_directory();
+  }
+
+ private:
+  static constexpr std::size_t buffer_size = std::size_t{1} << 16;
+
+  [[noreturn]] void fail(const char* action) {
+    const int cause = errno;
+    discard();
+    refuse_file("cannot write " + quoted(path_) + ": cannot " + action + ": " + std::strerror(cause));
+  }
+
+  /// Opened by hand rather than by mkstemp, which would leave a new file 0600; only open() knows the umask.
+  void create_temporary(mode_t mode) {
+    struct timespec now = {};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    std::uint64_t key = static_cast<std::uint64_t>(now.tv_nsec) << 32 ^ static_cast<std::uint64_t>(::getpid());
+    for (int attempt = 0; attempt < 1000; ++attempt) {
+      key = key * 6364136223846793005u + 1442695040888963407u;
+      const std::string name = directory_ + (directory_ == "." ? "/" : "") + ".apollo-" + std::to_string(key >> 16);
+      descriptor_ =
+          detail::uninterrupted([&] { return ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode); });
+      if (descriptor_ >= 0) {
+        temporary_ = name;
+        return;
+      }
+      if (errno != EEXIST) break;
+    }
+    fail("create a temporary file beside it");
+  }
+
+  void write_through(const char* bytes, std::size_t size) {
+    while (size > 0) {
+      const std::size_t part = size < detail::largest_transfer ? size : detail::largest_transfer;
+      const auto done = detail::uninterrupted([&] { return ::write(descriptor_, bytes, part); });
+      if (done < 0) fail("write");
+      bytes += done;
+      size -= static_cast<std::size_t>(done);
+      size_ += static_cast<std::uint64_t>(done);
+    }
+  }
+
+  void flush() {
+    size_ -= buffer_.size();  // write_through counts them again
+    write_through(buffer_.data(), buffer_.size());
+    buffer_.clear();
+  }
+
+  /// Makes the rename itself durable. A directory that may not be read, or cannot be synced, is left to the system.
+  void sync_directory() {
+    const int directory = detail::uninterrupted([&] { return ::open(directory_.c_str(), O_RDONLY | O_CLOEXEC); });
+    if (directory < 0 && errno == EACCES) return;
+    if (directory < 0) fail("open its directory to sync it");
+    const bool synced = detail::uninterrupted([&] { return ::fsync(directory); }) == 0 || errno == EINVAL;
+    const int cause = errno;
+    ::close(directory);
+    errno = cause;
+    if (!synced) fail("sync its directory, though the new file is in place");
+  }
+
+  void discard() noexcept {
+    if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
+    temporary_.clear();
+  }
+
+  std::string path_;       // as the caller gave it
+  std::string target_;     // path_ with links followed
+  std::string directory_;  // of the target
+  std::string temporary_;
+  std::string buffer_;
+  std::uint64_t size_ = 0;
+  int descriptor_ = -1;
+};
+
+/// A regular file opened for reading at any position.
+class InputFile {
+ public:
+  explicit InputFile(std::string path) : path_(std::move(path)) {
+    // O_NONBLOCK: a pipe is refused below instead of waited for.
+    descriptor_ = detail::uninterrupted([&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
+    if (descriptor_ < 0) refuse_file("cannot open " + quoted(path_) + ": " + std::strerror(errno));
+    struct stat status = {};
+    const bool known = ::fstat(descriptor_, &status) == 0;
+    if (!known || !S_ISREG(status.st_mode)) {
+      const std::string why = known ? "not a regular file" : std::strerror(errno);
+      ::close(descriptor_);  // a constructor that throws has no destructor
+      refuse_file("cannot open " + quoted(path_) + ": " + why);
+    }
+    size_ = static_cast<std::uint64_t>(status.st_size);
+  }
+  ~InputFile() { ::close(descriptor_); }
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  /// Bytes in the file when it was opened.
+  std::uint64_t size() const { return size_; }
+
+  /// Reads exactly `size` bytes at `offset`; fewer are an error.
+  void read(void* to, std::size_t size, std::uint64_t offset) const {
+    if (offset > size_ || size > size_ - offset) refuse_short(size, offset, offset < size_ ? size_ - offset : 0);
+    char* bytes = static_cast<char*>(to);
+    for (std::size_t done = 0; done < size;) {
+      const std::size_t part = size - done < detail::largest_transfer ? size - done : detail::largest_transfer;
+      const auto got = detail::uninterrupted(
+          [&] { return ::pread(descriptor_, bytes + done, part, static_cast<off_t>(offset + done)); });
+      if (got < 0)
+        refuse_file("cannot read " + quoted(path_) + " at byte " + std::to_string(offset + done) + ": " +
+                    std::strerror(errno));
+      if (got == 0) refuse_short(size, offset, done);  // someone cut the file short meanwhile
+      done += static_cast<std::size_t>(got);
+    }
+  }
+
+ private:
+  [[noreturn]] void refuse_short(std::uint64_t size, std::uint64_t offset, std::uint64_t found) const {
+    refuse_file("cannot read " + quoted(path_) + ": expected " + std::to_string(size) + " bytes at byte " +
+                std::to_string(offset) + ", found the end of the file after " + std::to_string(found));
+  }
+
+  std::string path_;
+  std::uint64_t size_ = 0;
+  int descriptor_ = -1;
+};
+
+}  // namespace apollo
+
+#else
+#define APOLLO_HAS_FILES 0
+#endif

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one seam of type erasure: a tensor registered with an Optimizer, whatever its policies and value types.
+#pragma once
+
+#include <string>
+
+#include <apollo/optimizer/structured.hpp>
+
+namespace apollo {
+
+/// A view whose element type is known at run time only.
+struct AnyView {
+  const void* data = nullptr;
+  const char* type = "";  ///< type_name<T>
+  Index rows = 0;
+  Index cols = 0;
+  Index row_stride = 0;
+  Index col_stride = 0;
+
+  template <class T>
+  static AnyView of(const MatrixView<T>& view) {
+    return {view.data,      type_name<typename MatrixView<T>::value_type>, view.rows, view.cols, view.row_stride,
+            view.col_stride};
+  }
+  /// The element type has been compared with `type` before.
+  template <class T>
+  MatrixView<T> as() const {
+    return {static_cast<T*>(const_cast<void*>(data)), rows, cols, row_stride, col_stride};
+  }
+};
+
+/// What save and load see of a state array.
+struct StateArray {
+  std::string_view field;  ///< "exp_avg"
+  AnyView view;
+  int element_bytes = 0;
+};
+
+/// Receives the state of a parameter, array by array and number by number.
+class StateVisitor {
+ public:
+  virtual void array(const StateArray& array) = 0;
+  virtual void integer(std::string_view field, std::int64_t& value) = 0;
+  virtual void real(std::string_view field, float& value) = 0;
+
+ protected:
+  ~StateVisitor() = default;
+};
+
+template <class Backend>
+class Parameter {
+ public:
+  Parameter(std::string_view name, std::size_t group_number) : group(group_number), name_(name) {}
+  Parameter(const Parameter&) = delete;
+  Parameter& operator=(const Parameter&) = delete;
+  virtual ~Parameter() = default;
+
+  const std::string& name() const { return name_; }
+  virtual TensorId id() const = 0;
+  virtual Shape shape() const = 0;
+  virtual std::int64_t steps() const = 0;
+  virtual Index state_bytes() const = 0;
+  virtual Index record_bytes() const = 0;
+  virtual std::string fingerprint() const = 0;
+  virtual void reserve(const Backend& backend, Workspace<Backend>& workspace) const = 0;
+  virtual TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const StepInput& input) = 0;
+  virtual GradientSummary inspect_gradient(const Backend& backend, Workspace<Backend>& workspace) const = 0;
+  virtual void visit_state(StateVisitor& visitor) = 0;
+
+  /// Refuses views that this parameter cannot step on; changes nothing.
+  virtual void check(const AnyView& weight, const AnyView& gradient, bool with_gradient) const = 0;
+
+  void bind(const AnyView& weight, const AnyView& gradient, bool with_gradient) {
+    check(weight, gradient, with_gradient);
+    weight_ = weight;
+    gradient_ = gradient;
+    has_gradient_ = with_gradient;
+  }
+  bool has_gradient() const { return has_gradient_; }
+
+  std::size_t group;
+  std::int64_t tick = 0;  ///< of its last step or skip
+
+ protected:
+  AnyView weight_;
+  AnyView gradient_;
+  bool has_gradient_ = false;
+
+ private:
+  std::string name_;
+};
+
+template <class Policies, class T, class Backend, class W, class G>
+class TypedParameter final : public Parameter<Backend> {
+ public:
+  TypedParameter(std::string_view name, std::size_t group_number, TensorId id, const Settings& settings,
+                 const AnyView& weight)
+      : Parameter<Backend>(name, group_number),
+        core_({weight.rows, weight.cols}, settings, name, id, memory_order(weight.as<W>())) {}
+
+  TensorId id() const override { return core_.id(); }
+  Shape shape() const override { return core_.plan().shape; }
+  std::int64_t steps() const override { return core_.steps(); }
+  Index state_bytes() const override { return core_.state_bytes(); }
+  Index record_bytes() const override { return core_.record_bytes(); }
+  std::string fingerprint() const override { return core_.fingerprint(); }
+  void reserve(const Backend& backend, Workspace<Backend>& workspace) const override {
+    core_.reserve(backend, workspace);
+  }
+
+  TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const StepInput& input) override {
+    return core_.step(backend, workspace, this->weight_.template as<W>(), this->gradient_.template as<const G>(),
+                      input);
+  }
+
+  GradientSummary inspect_gradient(const Backend& backend, Workspace<Backend>& workspace) const override {
+    return core_.inspect(backend, workspace, this->gradient_.template as<const G>());
+  }
+
+  void check(const AnyView& weight, const AnyView& gradient, bool with_gradient) const override {
+    const Check check{this->name()};
+    check_view<W>(check, "weight", weight);
+    const auto w = weight.as<W>();
+    if (overlaps_itself(w)) check.fail("elements of the weight overlap each other, so it cannot be updated");
+    if (!with_gradient) return;
+    check_view<G>(check, "gradient", gradient);
+    if (overlap(w, gradient.as<const G>())) check.fail("weight and gradient overlap in memory");
+  }
+
+  void visit_state(StateVisitor& visitor) override { core_.visit_state(Forward{visitor}); }
+
+ private:
+  struct Forward {
+    StateVisitor& to;
+    template <class V>
+    void array(const char* field, const MatrixView<V>& view) const {
+      to.array({field, AnyView::of(view), static_cast<int>(sizeof(V))});
+    }
+    void scalar(const char* field, std::int64_t& value) const { to.integer(field, value); }
+    void scalar(const char* field, float& value) const { to.real(field, value); }
+  };
+
+  template <class V>
+  void check_view(const Check& check, const char* what, const AnyView& view) const {
+    const Shape planned = core_.plan().shape;
+    if (Shape{view.rows, view.cols} != planned)
+      check.fail(std::string(what) + " of shape " + text(Shape{view.rows, view.cols}) + " must be " + text(planned));
+    if (std::string_view(view.type) != type_name<V>)
+      check.fail(std::string(what) + " of type " + view.type + " must be " + type_name<V> + ", as registered");
+    if (view.data == nullptr) check.fail(std::string(what) + " has no data (a null pointer)");
+  }
+
+  TensorCore<Policies, T, Backend> core_;
+};
+
+}  // namespace apollo

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+// StructuredOptimizer: policies, listed in any order, become the optimizer of one tensor.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <apollo/optimizer/options.hpp>
+#include <apollo/step/pipeline.hpp>
+#include <apollo/step/reference.hpp>
+#include <apollo/tensor/traits.hpp>
+
+namespace apollo {
+
+/// State and steps of one tensor whose memory (workspace) and backend belong to somebody else.
+template <class PolicyList, class T, class BackendType>
+class TensorCore {
+ public:
+  using Policies = PolicyList;
+  using Backend = BackendType;
+  using Projection = typename Policies::Projection;
+
+  TensorCore(Shape shape, const Settings& settings, std::string_view name, TensorId id, Order2D weight_order)
+      : setup_{make_plan<Policies>(shape, settings, name, weight_order), settings, id}, state_(setup_.plan) {}
+
+  const Plan& plan() const { return setup_.plan; }
+  const Settings& settings() const { return setup_.settings; }
+  TensorId id() const { return setup_.id; }
+  std::int64_t steps() const { return state_.record.steps; }
+  Index state_bytes() const { return apollo::state_bytes<Policies, T>(setup_.plan); }
+  Index record_bytes() const { return apollo::record_bytes<Policies>(setup_.settings); }
+
+  void reserve(const Backend& backend, Workspace<Backend>& workspace) const {
+    workspace.template reserve<Policies, T>(backend, setup_.plan, setup_.settings);
+  }
+
+  template <class W, class G>
+  TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<W>& w,
+                    const MatrixView<const G>& g, const StepInput& input) noexcept {
+    return Pipeline<Policies, T, Backend>::step(backend, workspace, setup_, state_, w, g, input);
+  }
+
+  /// Finiteness and norm of a gradient, for clipping by the norm of many.
+  template <class G>
+  GradientSummary inspect(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<const G>& g) const {
+    Carver carver(workspace.data());
+    const auto scratch =
+        Scratch<Policies, T>::carve(carver, plan(), settings(), backend.template scratch_bytes<T, Policies>(plan()));
+    const typename Backend::template Session<T, Policies> session(backend, plan(), scratch.backend, workspace.tools());
+    return session.inspect(plan(), plan().orient(g), nullptr);
+  }
+
+  template <class Visitor>
+  void visit_state(Visitor&& visitor) {
+    state_.visit(setup_.plan, setup_.settings, visitor);
+  }
+
+  /// Sets P (rank x removed, row k is direction k) and treats the moments as `on_refresh` says.
+  template <class P>
+  void set_projection(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<P>& p,
+                      std::string_view name) {
+    const Plan& plan = setup_.plan;
+    if (p.data == nullptr || p.rows != plan.rank || p.cols != plan.removed)
+      Check{name}.fail("a projection of shape " + text(p.shape()) + " must have data and be " +
+                       text(Shape{plan.rank, plan.removed}) + ", rank x removed side");
+    Carver carver(workspace.data());
+    const auto scratch =
+        Scratch<Policies, T>::carve(carver, plan, setup_.settings, backend.template scratch_bytes<T, Policies>(plan));
+    T* basis = state_.basis.data();
+    const bool replaces = state_.record.projection_set != 0;
+    if (replaces && settings().on_refresh == OnRefresh::rotate)
+      for (Index i = 0; i < plan.rank * plan.removed; ++i) scratch.old_directions[i] = basis[i];
+    for (Index s = 0; s < plan.removed; ++s)
+      for (Index k = 0; k < plan.rank; ++k) basis[s * plan.rank + k] = static_cast<T>(p(k, s));
+    state_.record.projection_set = 1;
+    if (!replaces) return;
+    using Steps = Pipeline<Policies, T, Backend>;
+    if (settings().on_refresh == OnRefresh::reset) Steps::reset_moments(state_);
+    if (settings().on_refresh == OnRefresh::rotate)
+      Steps::rotate_moments({backend, plan, scratch.backend, workspace.tools()}, setup_, state_, scratch, basis);
+  }
+
+  /// What a checkpoint must agree on for its numbers to mean the same here.
+  std::string fingerprint() const {
+    using Stored = stored_t<typename Policies::Moments, T>;
+    const Plan& plan = setup_.plan;
+    std::string print = std::string("projection=") + Projection::name + " granularity=" + Policies::Granularity::name +
+                        " moments=" + Policies::Moments::name + "(" + type_name<Stored> + ")" +
+                        " limiter=" + (Policies::Limiter::active ? "norm_growth" : "none") +
+                        " shape=" + text(plan.shape.rows) + "x" + text(plan.shape.cols);
+    if constexpr (Projection::projects) {
+      print += " kept=" + std::string(plan.transposed ? "cols" : "rows") + " rank=" + text(plan.rank);
+      if constexpr (!std::is_same_v<Projection, FixedProjection>)
+        print += " update_proj_gap=" + text(settings().update_proj_gap);
+    }
+    if constexpr (Projection::random) {
+      if constexpr (!Projection::Sketch::dense) print += " nonzeros=" + text(Index{Projection::Sketch::nonzeros});
+    }
+    if (Projection::random || std::is_same_v<Stored, bfloat16>)
+      print += " seed=" + std::to_string(settings().seed) + " id=" + std::to_string(setup_.id);
+    return print;
+  }
+
+ private:
+  TensorSetup setup_;
+  State<Policies, T, Backend::template Buffer> state_;
+};
+
+/// The optimizer of one tensor, fully static: what a microbenchmark times and what a training loop of one's own embeds.
+///
+/// State: see state_bytes(). Errors: the constructor refuses what make_plan refuses, with value, bound and name; step() is
+/// noexcept and reports instead, leaving everything as it was.
+template <class PolicyList, class OptionsType, class T, class BackendType>
+class TensorOptimizer {
+ public:
+  using Policies = PolicyList;
+  using Options = OptionsType;
+  using Scalar = T;
+  using Backend = BackendType;
+
+  /// For tensors of this shape; their moments are laid out row-major.
+  explicit TensorOptimizer(Shape shape, const Options& options = {}, std::string_view name = "tensor",
+                           const Backend& backend = Backend())
+      : TensorOptimizer(shape, Order2D::row_major, options, name, backend) {}
+
+  /// For `weight` and others of its shape; moments follow its memory order.
+  template <class Tensor>
+  explicit TensorOptimizer(const Tensor& weight, const Options& options = {}, std::string_view name = "tensor",
+                           const Backend& backend = Backend())
+      : TensorOptimizer(constant_view_of(weight).shape(), memory_order(constant_view_of(weight)), options, name,
+                        backend) {
+    check_scalar<Tensor>();
+  }
+
+  /// W <- W - update(G). Shape: as constructed, any layout. Cost: see docs/benchmarks.md.
+  template <class Weight, class Gradient>
+  TensorReport step(Weight&& weight, const Gradient& gradient) noexcept {
+    return step(weight, gradient, workspace_);
+  }
+
+  /// The same in somebody else's workspace, on which reserve() was called.
+  template <class Weight, class Gradient>
+  TensorReport step(Weight&& weight, const Gradient& gradient, Workspace<Backend>& workspace) noexcept {
+    check_scalar<Weight>();
+    const auto w = view_of(weight);
+    const auto g = constant_view_of(gradient);
+    TensorReport report;
+    report.name = name_;
+    const Shape shape = core_.plan().shape;
+    if (w.shape() != shape || g.shape() != shape)
+      report.reason = Skip::wrong_shape;
+    else if (w.data == nullptr || g.data == nullptr)
+      report.reason = Skip::null_data;
+    else if (overlap(w, g) || overlaps_itself(w))
+      report.reason = Skip::overlap;
+    if (report.reason != Skip::none) return report;
+    report = core_.step(backend_, workspace, w, g, {lr_, gradient_factor_});
+    report.name = name_;
+    return report;
+  }
+
+  void reserve(Workspace<Backend>& workspace) const { core_.reserve(backend_, workspace); }
+
+  double lr() const { return lr_; }
+  void set_lr(double lr) {
+    Check{name_}.at_least("lr", lr, 0);
+    lr_ = lr;
+  }
+  /// Gradients are multiplied by this: 1 / loss scale.
+  void set_gradient_scale(double factor) {
+    Check{name_}.above("gradient_scale", factor, 0);
+    gradient_factor_ = factor;
+  }
+  /// t: steps taken. Skipped ones do not count.
+  std::int64_t steps() const { return core_.steps(); }
+  const Plan& plan() const { return core_.plan(); }
+
+  /// Bytes of moments and stored basis. The record (step count, limiter norm) is counted by record_bytes().
+  Index state_bytes() const { return core_.state_bytes(); }
+  Index record_bytes() const { return core_.record_bytes(); }
+  /// Bytes of scratch memory, which all tensors of a model can share.
+  Index workspace_bytes() const { return workspace_.bytes(); }
+  /// The same from a shape alone, without an optimizer; usable in constant expressions.
+  static constexpr Index state_bytes(Shape shape, const Options& options = {}) {
+    return apollo::state_bytes<Policies, T>(outline<Policies>(shape, options.settings()));
+  }
+
+  /// visitor.array(name, MatrixView) for each array, visitor.scalar(name, value&) for each number.
+  template <class Visitor>
+  void visit_state(Visitor&& visitor) {
+    core_.visit_state(visitor);
+  }
+
+  /// FixedProjection: P, rank x removed side.
+  template <class Tensor>
+    requires(std::is_same_v<typename Policies::Projection, FixedProjection>)
+  void set_projection(const Tensor& p) { core_.set_projection(backend_, workspace_, constant_view_of(p), name_); }
+
+ private:
+  TensorOptimizer(Shape shape, Order2D order, const Options& options, std::string_view name, const Backend& backend)
+      : name_(name),
+        backend_(backend),
+        core_(shape, checked_settings<Policies>(options, name), name, tensor_id(name), order),
+        lr_(core_.settings().lr) {
+    core_.reserve(backend_, workspace_);
+  }
+
+  template <class Tensor>
+  static constexpr void check_scalar() {
+    using View = decltype(view_of(std::declval<Tensor&>()));
+    static_assert(
+        std::is_same_v<arithmetic_t<typename View::value_type>, T>,
+        "apollo: this optimizer computes in another type than its weights need. Name double for double weights "
+        "(apollo::AdamW<double>), nothing for float, bfloat16 and float16; see docs/adapters.md.");
+  }
+
+  std::string name_;
+  Backend backend_;
+  TensorCore<Policies, T, Backend> core_;
+  Workspace<Backend> workspace_;
+  double lr_;
+  double gradient_factor_ = 1;
+};
+
+/// Settings of `options`; StructuredOptions that nothing in this composition reads are refused.
+template <class Policies, class Options>
+Settings checked_settings(const Options& options, std::string_view name) {
+  if constexpr (std::is_same_v<Options, StructuredOptions>) {
+    using P = Policies;
+    using Moments = typename P::Moments;
+    const StructuredOptions defaults;
+    const auto unread = [&](const char* option, bool differs, bool read, const char* reader) {
+      if (differs && !read)
+        Check{name}.fail(std::string(option) + " is set, but nothing here reads it; " + reader + " would");
+    };
+    const StructuredOptions& o = options;
+    const bool adam = Moments::bias_corrected, projects = P::Projection::projects;
+    unread("momentum", o.momentum != defaults.momentum, Moments::buffers == 1, "MomentumMoments");
+    unread("beta1", o.beta1 != defaults.beta1, adam, "AdamMoments");
+    unread("beta2", o.beta2 != defaults.beta2, adam, "AdamMoments");
+    unread("eps", o.eps != defaults.eps, adam, "AdamMoments");
+    unread("decay", o.decay != defaults.decay, P::one_pass, "ElementScaling without a projection");
+    unread("rank", o.rank != defaults.rank, projects, "a projection");
+    unread("update_proj_gap", o.update_proj_gap != defaults.update_proj_gap,
+           projects && !std::is_same_v<typename P::Projection, FixedProjection>,
+           "a random or singular-vector projection");
+    unread("proj_type", o.proj_type != defaults.proj_type, projects, "a projection");
+    unread("svd", o.svd != defaults.svd, std::is_same_v<typename P::Projection, SvdProjection>, "SvdProjection");
+    unread("on_refresh", o.on_refresh != defaults.on_refresh, projects, "a projection");
+    unread("channel_axis", o.channel_axis != defaults.channel_axis, !projects && P::Granularity::per_channel,
+           "ChannelScaling without a projection");
+    unread("limiter_gamma", o.limiter_gamma != defaults.limiter_gamma, P::Limiter::active, "NormGrowthLimiter");
+    unread("limiter_floor", o.limiter_floor != defaults.limiter_floor, P::Limiter::active, "NormGrowthLimiter");
+    unread("allow_rank_1", o.allow_rank_1, projects && P::Granularity::per_channel, "ChannelScaling");
+  }
+  return options.settings();
+}
+
+// --- picking policies by role -------------------------------------------------------------------------------------------
+
+namespace role {
+
+template <class Role>
+struct Policy {
+  template <class T>
+  static constexpr bool fits = requires {
+    requires std::is_same_v<typename T::role, Role>;
+  };
+};
+struct Scalar {
+  template <class T>
+  static constexpr bool fits = std::is_same_v<T, float> || std::is_same_v<T, double>;
+};
+struct Backend {
+  template <class T>
+  static constexpr bool fits = requires {
+    typename T::Tools;
+  };
+};
+struct Options {
+  template <class T>
+  static constexpr bool fits = requires(const T& options) {
+    options.settings();
+  };
+};
+
+template <class Role, class... Candidates>
+struct First;
+template <class Role, class Last>
+struct First<Role, Last> {
+  using type = Last;  // the default closes every list
+};
+template <class Role, class Candidate, class Next, class... Rest>
+struct First<Role, Candidate, Next, Rest...> {
+  using type = typename std::conditional_t<Role::template fits<Candidate>, First<Role, Candidate>,
+                                           First<Role, Next, Rest...>>::type;
+};
+
+template <class T>
+inline constexpr bool known = Policy<ProjectionRole>::fits<T> || Policy<GranularityRole>::fits<T> ||
+                              Policy<MomentsRole>::fits<T> || Policy<LimiterRole>::fits<T> ||
+                              Policy<WeightsRole>::fits<T> || Scalar::fits<T> || Backend::fits<T> || Options::fits<T>;
+
+template <class... List>
+struct Compose {
+  static_assert((known<List> && ...),
+                "apollo: an argument of StructuredOptimizer is no projection, granularity, moments, limiter or weights "
+                "policy, no scalar type, backend or option type; see docs/compose.md.");
+  template <class Role, class Default>
+  using pick = typename First<Role, List..., Default>::type;
+
+  using Policies = PolicySet<pick<Policy<ProjectionRole>, IdentityProjection>,
+                             pick<Policy<GranularityRole>, ElementScaling>, pick<Policy<MomentsRole>, NoMoments>,
+                             pick<Policy<LimiterRole>, NoLimiter>, pick<Policy<WeightsRole>, NativeWeights>>;
+  using type =
+      TensorOptimizer<Policies, pick<Options, StructuredOptions>, pick<Scalar, float>, pick<Backend, Reference>>;
+};
+
+}  // namespace role
+
+/// An optimizer from policies in any order; where two play one role the first wins, where none does the default is
+/// IdentityProjection, ElementScaling, NoMoments, NoLimiter, NativeWeights, float, Reference. See docs/compose.md.
+template <class... List>
+using StructuredOptimizer = typename role::Compose<List...>::type;
+
+}  // namespace apollo

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// The moment axis: what is remembered of the (projected) gradient, and the normalised update N made of it. One value at a
+// time; the loops over values belong to the backends.
+#pragma once
+
+#include <type_traits>
+
+#include <apollo/tensor/number.hpp>
+
+namespace apollo {
+
+/// Moments stored in the type they are computed in: float, or double for double weights.
+struct Native {};
+
+struct MomentsRole {};
+
+/// Everything `update` needs beside the value itself, in arithmetic type. Prepared once a step; see prepare().
+template <class T>
+struct MomentCoefficients {
+  T beta1 = 0;            ///< or the momentum
+  T one_minus_beta1 = 0;  ///< computed in double: 1 - 0.999f would be off by 1e-5
+  T beta2 = 0;
+  T one_minus_beta2 = 0;
+  T eps = 0;
+  T first_factor = 1;   ///< 1 / (1 - beta1^t) where N is bias corrected, else 1
+  T second_factor = 1;  ///< 1 / sqrt(1 - beta2^t) where N is bias corrected, else 1
+};
+
+/// No memory: N = R. State: none. (`first_decay` is the hyper-parameter that decays the first buffer.)
+struct NoMoments {
+  using role = MomentsRole;
+  using Stored = Native;
+  static constexpr int buffers = 0;
+  static constexpr bool bias_corrected = false;
+  static constexpr const char* name = "none";
+  template <class Settings>
+  static constexpr double first_decay(const Settings&) {
+    return 0;
+  }
+  template <class T>
+  APOLLO_INLINE static T update(T r, T*, const MomentCoefficients<T>&) {
+    return r;
+  }
+};
+
+/// Heavy-ball momentum M <- beta1 M + R, N = M. State: one value an element. Source: Polyak 1964; torch.optim.SGD, without
+/// dampening and Nesterov's step.
+template <class StoredType = Native>
+struct MomentumMoments {
+  using role = MomentsRole;
+  using Stored = StoredType;
+  static constexpr int buffers = 1;
+  static constexpr bool bias_corrected = false;
+  static constexpr const char* name = "momentum";
+  template <class Settings>
+  static constexpr double first_decay(const Settings& settings) {
+    return settings.momentum;
+  }
+  template <class T>
+  APOLLO_INLINE static T update(T r, T* state, const MomentCoefficients<T>& c) {
+    return state[0] = c.beta1 * state[0] + r;
+  }
+};
+
+/// Adam's first and second moment. State: two values an element.
+///   M <- beta1 M + (1 - beta1) R,  V <- beta2 V + (1 - beta2) R^2,
+///   N = first_factor M / (second_factor sqrt(V) + eps).
+/// Cost: 10 flops, one of them a square root and one a division. Source: Kingma and Ba, arXiv:1412.6980, Algorithm 1.
+template <class StoredType = Native>
+struct AdamMoments {
+  using role = MomentsRole;
+  using Stored = StoredType;
+  static constexpr int buffers = 2;
+  static constexpr bool bias_corrected = true;
+  static constexpr const char* name = "adam";
+  template <class Settings>
+  static constexpr double first_decay(const Settings& settings) {
+    return settings.beta1;
+  }
+  template <class T>
+  APOLLO_INLINE static T update(T r, T* state, const MomentCoefficients<T>& c) {
+    state[0] = c.beta1 * state[0] + c.one_minus_beta1 * r;
+    state[1] = c.beta2 * state[1] + c.one_minus_beta2 * (r * r);
+    return c.first_factor * state[0] / (c.second_factor * static_cast<T>(square_root(state[1])) + c.eps);
+  }
+
+ private:
+  APOLLO_INLINE static float square_root(float x) { return __builtin_sqrtf(x); }
+  APOLLO_INLINE static double square_root(double x) { return __builtin_sqrt(x); }
+};
+
+/// The stored type of a moment policy for weights computed in T.
+template <class Moments, class T>
+using stored_t = std::conditional_t<std::is_same_v<typename Moments::Stored, Native>, T, typename Moments::Stored>;
+
+}  // namespace apollo

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// The projection axis: which r directions of the removed side the moments see. R = X P^T, P is r x S (L kept, S removed).
+#pragma once
+
+#include <type_traits>
+
+#include <apollo/random/normal.hpp>
+
+namespace apollo {
+
+/// Which side of the matrix a projection removes.
+enum class ProjType : std::uint8_t {
+  std,          ///< the shorter side; columns where both are equal
+  reverse_std,  ///< the longer side; rows where both are equal
+  right,        ///< columns
+  left,         ///< rows
+};
+
+/// What happens to the moments, which live in the old directions, when the directions change.
+enum class OnRefresh : std::uint8_t {
+  keep,    ///< nothing: exact enough for norms under a random P, stale for directions
+  reset,   ///< moments start again from zero, and so does the bias correction
+  rotate,  ///< M <- M Q^T, V <- V (Q o Q)^T with Q = P_new P_old^T
+};
+
+/// How a singular basis is computed.
+enum class SvdMethod : std::uint8_t {
+  subspace,  ///< subspace iteration, started from the previous basis
+  exact,     ///< eigenvectors of the Gram matrix in double precision
+};
+
+struct ProjectionRole {};
+
+/// Nothing is projected: R = X. State: none.
+struct IdentityProjection {
+  using role = ProjectionRole;
+  static constexpr const char* name = "identity";
+  static constexpr bool projects = false;
+  static constexpr bool random = false;
+  static constexpr bool stores_basis = false;
+};
+
+/// Entries drawn from N(0, 1/r). Error: channel norms keep their mean, variance 2/r. Cost: r S normals a refresh index.
+struct Gaussian {
+  static constexpr bool dense = true;
+  static constexpr const char* name = "gaussian";
+};
+
+/// Entries +-1/sqrt(r). Cost: r S random bits. Source: Achlioptas, JCSS 2003.
+struct Rademacher {
+  static constexpr bool dense = true;
+  static constexpr const char* name = "rademacher";
+};
+
+/// Each of the S inputs goes to `nonzeros` of the r buckets, with a random sign and weight 1/sqrt(nonzeros).
+/// Cost: `nonzeros` additions per element of X, whatever the rank. Source: Nelson and Nguyen, FOCS 2013 (block construction).
+template <int count>
+struct SparseSigns {
+  static_assert(count >= 1, "apollo: SparseSigns<n> needs n of at least 1; see docs/compose.md.");
+  static constexpr bool dense = false;
+  static constexpr int nonzeros = count;
+  static constexpr const char* name = "sparse_sign";
+};
+using SparseSign = SparseSigns<1>;
+
+/// A random projection that is drawn again from (seed, tensor, refresh index) in every step. State: none.
+/// Source: APOLLO (arXiv:2412.05270) sec. 4, Algorithm 1.
+template <class SketchType = Gaussian>
+struct RandomProjection {
+  using role = ProjectionRole;
+  using Sketch = SketchType;
+  static constexpr const char* name = Sketch::name;
+  static constexpr bool projects = true;
+  static constexpr bool random = true;
+  static constexpr bool stores_basis = false;
+};
+
+/// The top r singular vectors of the gradient on the removed side, recomputed every `update_proj_gap` steps.
+/// State: r S values. Source: GaLore (arXiv:2403.03507) sec. 4.
+struct SvdProjection {
+  using role = ProjectionRole;
+  static constexpr const char* name = "svd";
+  static constexpr bool projects = true;
+  static constexpr bool random = false;
+  static constexpr bool stores_basis = true;
+};
+
+/// A matrix the caller sets, for parity tests and research. State: r S values. Steps are skipped until it is set.
+struct FixedProjection {
+  using role = ProjectionRole;
+  static constexpr const char* name = "fixed";
+  static constexpr bool projects = true;
+  static constexpr bool random = false;
+  static constexpr bool stores_basis = true;
+};
+
+/// P as the backends see it where it is dense: S rows of r adjacent values, row s holding P(0..r-1, s).
+template <class T>
+struct DenseDirections {
+  const T* data = nullptr;
+  Index rank = 0;
+  Index removed = 0;
+};
+
+/// P as the backends see it where it is sparse. Inputs come in groups of `lanes`; in map h of `nonzeros`, input
+/// s = lanes * q + l goes to bucket[h * map_size + q] + l with sign[h * removed + s] (the sign bit of a float).
+struct SparseDirections {
+  const std::int32_t* bucket = nullptr;
+  const std::uint32_t* sign = nullptr;
+  Index rank = 0;
+  Index removed = 0;
+  Index map_size = 0;
+  int lanes = 1;
+  int nonzeros = 1;
+};
+
+/// Draws rows [first, first + count) of a dense random projection (values P(0..r-1, s)). P(k, s) is draw number s r + k.
+template <class T>
+inline void draw(Gaussian, const RandomStream& stream, Index rank, Index first, Index count, T* rows) {
+  const T spread = T(1) / static_cast<T>(__builtin_sqrt(static_cast<double>(rank)));
+  float buffer[512];
+  for (Index done = 0, all = rank * count; done < all;) {
+    const Index take = all - done < 512 ? all - done : 512;
+    fill_normals(stream, static_cast<std::uint64_t>(rank * first + done), static_cast<std::uint64_t>(take), buffer);
+    for (Index i = 0; i < take; ++i) rows[done + i] = spread * static_cast<T>(buffer[i]);
+    done += take;
+  }
+}
+
+template <class T>
+inline void draw(Rademacher, const RandomStream& stream, Index rank, Index first, Index count, T* rows) {
+  const T spread = T(1) / static_cast<T>(__builtin_sqrt(static_cast<double>(rank)));
+  const auto begin = static_cast<std::uint64_t>(rank * first);
+  const auto end = begin + static_cast<std::uint64_t>(rank * count);
+  for (std::uint64_t element = begin; element < end;) {
+    const PhiloxCounter bits = stream.block(element >> 7);
+    for (; element < end; ++element) {
+      const bool negative = ((bits.word[(element >> 5) & 3u] >> (element & 31u)) & 1u) != 0;
+      rows[element - begin] = negative ? -spread : spread;
+      if ((element & 127u) == 127u) {
+        ++element;
+        break;
+      }
+    }
+  }
+}
+
+/// Sizes of the tables of a sparse projection. A map is drawn in whole windows, so its table may reach past the groups.
+constexpr int sparse_lanes(Index rank, int nonzeros) { return rank % (8 * Index{nonzeros}) == 0 ? 8 : 1; }
+constexpr Index sparse_groups(Index removed, int lanes) { return (removed + lanes - 1) / lanes; }
+constexpr Index sparse_map_size(Index rank, Index removed, int nonzeros) {
+  const int lanes = sparse_lanes(rank, nonzeros);
+  return sparse_groups(removed, lanes) + rank / lanes;
+}
+
+/// Draws the tables of a sparse sign projection: a balanced random map from groups of inputs to groups of buckets (every
+/// bucket group is hit once before any is hit twice), one map for each of `nonzeros` equal blocks of buckets, and a sign
+/// for every input and map. With m = sparse_map_size, word h m + q of the hash stream shuffles group q of map h, and bit
+/// h S + s of the sign stream is the sign of input s in map h.
+/// Eight adjacent inputs keep their order inside eight adjacent buckets where 8 * nonzeros divides the rank, so that a
+/// vector unit moves them together; otherwise every input is a group of its own.
+inline SparseDirections draw_sparse(RandomStream stream, Index rank, Index removed, int nonzeros, std::int32_t* bucket,
+                                    std::uint32_t* sign) {
+  const int lanes = sparse_lanes(rank, nonzeros);
+  const Index groups = sparse_groups(removed, lanes);
+  const Index map_size = sparse_map_size(rank, removed, nonzeros);
+  stream.stream = Stream::hash;
+  for (int h = 0; h < nonzeros; ++h) {
+    const auto first = static_cast<std::int32_t>(rank * h / nonzeros);
+    const Index buckets = (static_cast<std::int32_t>(rank * (h + 1) / nonzeros) - first) / lanes;
+    std::int32_t* map = bucket + h * map_size;
+    for (Index window = 0; window < groups; window += buckets)
+      for (Index i = 0; i < buckets; ++i) {  // Fisher-Yates from the inside out
+        const std::uint64_t random = stream.word(static_cast<std::uint64_t>(h * map_size + window + i));
+        const auto pick = static_cast<Index>((static_cast<std::uint64_t>(i + 1) * random) >> 32);
+        map[window + i] = map[window + pick];
+        map[window + pick] = first + lanes * static_cast<std::int32_t>(i);
+      }
+  }
+  stream.stream = Stream::signs;
+  const auto signs = static_cast<std::uint64_t>(removed) * static_cast<std::uint64_t>(nonzeros);
+  for (std::uint64_t begin = 0; begin < signs; begin += 128) {
+    const PhiloxCounter bits = stream.block(begin >> 7);
+    for (std::uint64_t i = 0; i < 128 && begin + i < signs; ++i)
+      sign[begin + i] = ((bits.word[i >> 5] >> (i & 31u)) & 1u) << 31;
+  }
+  return {bucket, sign, rank, removed, map_size, lanes, nonzeros};
+}
+
+}  // namespace apollo

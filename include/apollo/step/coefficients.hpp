@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scalars of one step of one tensor, computed in double and handed to the loops in arithmetic type.
+#pragma once
+
+#include <apollo/step/plan.hpp>
+#include <apollo/step/state.hpp>
+
+namespace apollo {
+
+/// What the caller of a step decides each time.
+struct StepInput {
+  double lr = 0;               ///< eta, schedule included
+  double gradient_factor = 1;  ///< multiplies the gradient: loss scale and clipping
+};
+
+template <class T>
+struct StepCoefficients {
+  MomentCoefficients<T> moments;
+  T gradient_factor = 1;
+  T coupled_decay = 0;  ///< lambda of g + lambda w; one-pass updates only
+  T decay_before = 1;   ///< 1 - eta lambda in torch's order
+  T decay_after = 1;    ///< 1 - eta lambda in Hugging Face's
+  double step = 0;      ///< a: what multiplies lift(C) + s o X, limiter not included
+  RandomStream rounding[2];
+};
+
+/// Source: algorithms in docs/algorithms.md, "One form". c_t and sqrt(scale) come after the limiter, so both are in `step`.
+template <class Policies, class T>
+StepCoefficients<T> coefficients(const Plan& plan, const Settings& settings, const Record& record, TensorId id,
+                                 const StepInput& input) {
+  using Moments = typename Policies::Moments;
+  StepCoefficients<T> c;
+  const auto clock = static_cast<double>(record.steps + 1 - record.restart);
+  const double beta1 = Moments::first_decay(settings);
+  c.moments.beta1 = static_cast<T>(beta1);
+  c.moments.one_minus_beta1 = static_cast<T>(1 - beta1);
+  c.moments.beta2 = static_cast<T>(settings.beta2);
+  c.moments.one_minus_beta2 = static_cast<T>(1 - settings.beta2);
+  c.moments.eps = static_cast<T>(settings.eps);
+  c.step = input.lr * step_scale<Policies>(plan, settings);
+  if constexpr (Moments::bias_corrected) {
+    const double first = 1 - __builtin_pow(beta1, clock);
+    const double second = __builtin_sqrt(1 - __builtin_pow(settings.beta2, clock));
+    if (Policies::one_pass && settings.order == Order::torch) {
+      c.moments.first_factor = static_cast<T>(1 / first);
+      c.moments.second_factor = static_cast<T>(1 / second);
+    } else {
+      c.step *= second / first;
+    }
+  }
+  c.gradient_factor = static_cast<T>(input.gradient_factor);
+  if (settings.decay == Decay::coupled)
+    c.coupled_decay = static_cast<T>(settings.weight_decay);
+  else
+    (settings.order == Order::torch ? c.decay_before : c.decay_after) =
+        static_cast<T>(1 - input.lr * settings.weight_decay);
+  const auto t = static_cast<std::uint64_t>(record.steps + 1);
+  c.rounding[0] = {settings.seed, id, Stream::round_first, t};
+  c.rounding[1] = {settings.seed, id, Stream::round_second, t};
+  return c;
+}
+
+}  // namespace apollo

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pipeline: one step of one tensor, in the one form W <- W - a (lift(C) + s o X). It orders the backend's loops and does
+// the arithmetic that is not per element; it knows no optimizer by name.
+#pragma once
+
+#include <apollo/step/coefficients.hpp>
+#include <apollo/step/report.hpp>
+#include <apollo/step/workspace.hpp>
+
+namespace apollo {
+
+/// Everything that identifies a tensor's steps beside its state.
+struct TensorSetup {
+  Plan plan;
+  Settings settings;
+  TensorId id = 0;
+};
+
+template <class Policies, class T, class Backend>
+class Pipeline {
+  using Projection = typename Policies::Projection;
+  using Granularity = typename Policies::Granularity;
+  using Moments = typename Policies::Moments;
+  using Limiter = typename Policies::Limiter;
+  using Weights = typename Policies::Weights;
+  using Session = typename Backend::template Session<T, Policies>;
+  using TensorState = State<Policies, T, Backend::template Buffer>;
+
+ public:
+  /// One step. W and G are of the planned shape, have memory and do not overlap: the callers have seen to it.
+  /// Reads G once (one-pass optimizers without check_finite), twice, or at a singular-vector refresh once more per product.
+  template <class W, class G>
+  static TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const TensorSetup& setup,
+                           TensorState& state, const MatrixView<W>& weight, const MatrixView<const G>& gradient,
+                           const StepInput& input) noexcept {
+    const Plan& plan = setup.plan;
+    Carver carver(workspace.data());
+    const auto scratch =
+        Scratch<Policies, T>::carve(carver, plan, setup.settings, backend.template scratch_bytes<T, Policies>(plan));
+    const Session session(backend, plan, scratch.backend, workspace.tools());
+    const auto w = plan.orient(weight);
+    const auto x = plan.orient(gradient);
+    TensorReport report;
+    if constexpr (Projection::projects)
+      projected(session, setup, state, scratch, w, x, input, report);
+    else
+      unprojected(session, setup, state, scratch, w, x, input, report);
+    if (report.stepped) ++state.record.steps;
+    return report;
+  }
+
+ private:
+  /// Notes what the pass found; false means that the tensor is skipped.
+  static bool accept(const TensorSetup& setup, const GradientSummary& summary, const StepInput& input,
+                     TensorReport& report) {
+    const double factor = input.gradient_factor < 0 ? -input.gradient_factor : input.gradient_factor;
+    report.gradient_norm = factor * __builtin_sqrt(summary.squared_norm);
+    if (setup.settings.check_finite && !summary.finite) {
+      report.reason = Skip::not_finite;
+      return false;
+    }
+    return report.stepped = true;
+  }
+
+  template <class W, class G>
+  static void unprojected(const Session& session, const TensorSetup& setup, TensorState& state,
+                          const Scratch<Policies, T>& scratch, const MatrixView<W>& w, const MatrixView<const G>& x,
+                          const StepInput& input, TensorReport& report) {
+    const Plan& plan = setup.plan;
+    const auto c = coefficients<Policies, T>(plan, setup.settings, state.record, setup.id, input);
+    report.stepped = true;
+    if (setup.settings.check_finite || !Granularity::elementwise)
+      if (!accept(setup, session.inspect(plan, x, scratch.x_norms), input, report)) return;
+    if constexpr (Granularity::elementwise) {
+      session.template update<Moments, Weights>(plan, w, x, state.moments(), c);
+    } else {
+      session.template moments_of_gradient<Moments>(plan, x, state.moments(), c, scratch.n_norms);
+      structure(setup, state, scratch, c, input, report);
+      session.template apply<Weights>(plan, w, x, scratch.channel_step, c);
+    }
+  }
+
+  template <class W, class G>
+  static void projected(const Session& session, const TensorSetup& setup, TensorState& state,
+                        const Scratch<Policies, T>& scratch, const MatrixView<W>& w, const MatrixView<const G>& x,
+                        const StepInput& input, TensorReport& report) {
+    const Plan& plan = setup.plan;
+    const Settings& settings = setup.settings;
+    const std::int64_t index = state.record.steps / settings.update_proj_gap;  // (t - 1) / T
+    const bool due = state.record.steps % settings.update_proj_gap == 0;
+    const bool first = state.record.steps == 0;
+    if constexpr (std::is_same_v<Projection, FixedProjection>)
+      if (state.record.projection_set == 0) {
+        report.reason = Skip::no_projection;
+        return;
+      }
+    if constexpr (std::is_same_v<Projection, SvdProjection>)
+      if (due) {  // a basis of a bad gradient must not replace a good one, so this step looks before it computes
+        if (!accept(setup, session.inspect(plan, x, nullptr), input, report)) return;
+        report.stepped = false;
+        refresh_basis(session, setup, state, scratch, x, first, index);
+      }
+    const auto p = directions(session, setup, state, scratch, index);
+    const auto factor = static_cast<T>(input.gradient_factor);
+    if (!accept(setup, session.project(plan, x, p, factor, scratch.r, scratch.x_norms), input, report)) return;
+    if constexpr (!std::is_same_v<Projection, FixedProjection>) {
+      report.refreshed = due;
+      if (due && !first) carry_moments(session, setup, state, scratch, index);
+    }
+    const auto c = coefficients<Policies, T>(plan, settings, state.record, setup.id, input);
+    session.template moments<Moments>(plan, scratch.r, Granularity::elementwise, state.moments(), c, scratch.n_norms,
+                                      scratch.r_norms);
+    if constexpr (Granularity::elementwise) {
+      session.template apply_lift<Weights>(plan, w, scratch.r, p, static_cast<T>(c.step), c);
+    } else {
+      structure(setup, state, scratch, c, input, report);
+      session.template apply<Weights>(plan, w, x, scratch.channel_step, c);
+    }
+  }
+
+  static RandomStream projection_stream(const TensorSetup& setup, std::int64_t index) {
+    return {setup.settings.seed, setup.id, Stream::projection, static_cast<std::uint64_t>(index)};
+  }
+
+  template <class G>
+  static void refresh_basis(const Session& session, const TensorSetup& setup, TensorState& state,
+                            const Scratch<Policies, T>& scratch, const MatrixView<const G>& x, bool first,
+                            std::int64_t index) {
+    const Plan& plan = setup.plan;
+    T* basis = state.basis.data();
+    if (setup.settings.on_refresh == OnRefresh::rotate)
+      for (Index i = 0; i < plan.removed * plan.rank; ++i) scratch.old_directions[i] = basis[i];
+    const RandomStream stream = projection_stream(setup, index);
+    if (setup.settings.svd == SvdMethod::exact)
+      basis::exact(session, plan, x, stream, basis, scratch.basis);
+    else
+      basis::subspace(session, plan, x, !first, stream, basis, scratch.basis);
+  }
+
+  /// P of refresh number `index` in the form the loops take.
+  static auto directions(const Session& session, const TensorSetup& setup, TensorState& state,
+                         const Scratch<Policies, T>& scratch, std::int64_t index) {
+    const Plan& plan = setup.plan;
+    if constexpr (Projection::stores_basis) {
+      return DenseDirections<T>{state.basis.data(), plan.rank, plan.removed};
+    } else if constexpr (Projection::Sketch::dense) {
+      session.draw_directions(typename Projection::Sketch{}, projection_stream(setup, index), plan, scratch.directions);
+      return DenseDirections<T>{scratch.directions, plan.rank, plan.removed};
+    } else {
+      return draw_sparse(projection_stream(setup, index), plan.rank, plan.removed, Projection::Sketch::nonzeros,
+                         scratch.bucket, scratch.sign);
+    }
+  }
+
+  /// What OnRefresh says happens to the moments when the directions have changed.
+  static void carry_moments(const Session& session, const TensorSetup& setup, TensorState& state,
+                            const Scratch<Policies, T>& scratch, std::int64_t index) {
+    if (setup.settings.on_refresh == OnRefresh::reset) reset_moments(state);
+    if (setup.settings.on_refresh != OnRefresh::rotate) return;
+    const T* current = scratch.directions;
+    if constexpr (Projection::stores_basis) {
+      current = state.basis.data();
+    } else {
+      dense_directions(session, setup, scratch, index - 1, scratch.old_directions);
+      if constexpr (!Projection::Sketch::dense) dense_directions(session, setup, scratch, index, scratch.directions);
+    }
+    rotate_moments(session, setup, state, scratch, current);
+  }
+
+  template <class S>
+  static void dense_directions(const S& session, const TensorSetup& setup, const Scratch<Policies, T>& scratch,
+                               std::int64_t index, T* to) {
+    const Plan& plan = setup.plan;
+    if constexpr (Projection::Sketch::dense) {
+      session.draw_directions(typename Projection::Sketch{}, projection_stream(setup, index), plan, to);
+    } else {
+      const auto p = draw_sparse(projection_stream(setup, index), plan.rank, plan.removed, Projection::Sketch::nonzeros,
+                                 scratch.bucket, scratch.sign);
+      const T weight = T(1) / static_cast<T>(__builtin_sqrt(static_cast<double>(p.nonzeros)));
+      for (Index i = 0; i < plan.removed * plan.rank; ++i) to[i] = 0;
+      for (int h = 0; h < p.nonzeros; ++h)
+        for (Index s = 0; s < plan.removed; ++s)
+          to[s * plan.rank + p.bucket[h * p.map_size + s / p.lanes] + s % p.lanes] =
+              p.sign[h * plan.removed + s] != 0 ? -weight : weight;
+    }
+  }
+
+ public:
+  /// Moments start again from zero, and so does the bias correction.
+  static void reset_moments(TensorState& state) {
+    for (int b = 0; b < Moments::buffers; ++b)
+      std::memset(static_cast<void*>(state.moment[b].data()), 0, static_cast<std::size_t>(state.moment[b].bytes()));
+    state.record.restart = state.record.steps;
+  }
+
+  /// Turns the moments from scratch.old_directions to `current`.
+  static void rotate_moments(const Session& session, const TensorSetup& setup, TensorState& state,
+                             const Scratch<Policies, T>& scratch, const T* current) {
+    // The update of this step rounds with the same counter; the highest bit keeps the two apart.
+    const auto t = static_cast<std::uint64_t>(state.record.steps + 1) | std::uint64_t{1} << 47;
+    const RandomStream rounding[2] = {{setup.settings.seed, setup.id, Stream::round_first, t},
+                                      {setup.settings.seed, setup.id, Stream::round_second, t}};
+    basis::rotate<Policies, T>(session, setup.plan, current, scratch.old_directions, scratch.rotation, scratch.row,
+                               state.moments(), rounding);
+  }
+
+ private:
+  /// From norms to one step length a channel, limiter included: s_j, then |U|^2 = sum of s_j^2 |x_j|^2.
+  static void structure(const TensorSetup& setup, TensorState& state, const Scratch<Policies, T>& scratch,
+                        const StepCoefficients<T>& c, const StepInput& input, TensorReport& report) {
+    const Plan& plan = setup.plan;
+    const double factor = input.gradient_factor;
+    // Without a projection R is the scaled gradient itself.
+    const double r_factor = Projection::projects ? 1 : factor * factor;
+    const double* r_norms = Projection::projects ? scratch.r_norms : scratch.x_norms;
+    double tensor_scale = 0;
+    if (!Granularity::per_channel) {
+      double n_sum = 0, r_sum = 0;
+      for (Index j = 0; j < plan.kept; ++j) n_sum += scratch.n_norms[j], r_sum += r_factor * r_norms[j];
+      tensor_scale = scaling::ratio(n_sum, r_sum);
+    }
+    double squared = 0;
+    for (Index j = 0; j < plan.kept; ++j) {
+      const double s =
+          Granularity::per_channel ? scaling::ratio(scratch.n_norms[j], r_factor * r_norms[j]) : tensor_scale;
+      squared += s * s * (factor * factor * scratch.x_norms[j]);
+      scratch.n_norms[j] = s;  // the norm has served
+    }
+    const double norm = __builtin_sqrt(squared);
+    if constexpr (Limiter::active) {
+      const auto limited =
+          Limiter::limit(norm, state.record.previous_norm, setup.settings.limiter_gamma, setup.settings.limiter_floor);
+      state.record.previous_norm = limited.previous;
+      report.limiter = limited.divisor;
+    }
+    report.update_norm = norm / report.limiter;
+    for (Index j = 0; j < plan.kept; ++j)
+      scratch.channel_step[j] = static_cast<T>(scratch.n_norms[j] * factor * c.step / report.limiter);
+  }
+};
+
+}  // namespace apollo

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plan: the geometry of one tensor's steps. Side, rank, kept axis, channels and tiles are decided and validated here, once.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <apollo/step/settings.hpp>
+#include <apollo/tensor/view.hpp>
+
+namespace apollo {
+
+/// Which of the three axes' policies, limiter and weights a tensor is stepped with. Compile-time only.
+template <class ProjectionPolicy, class GranularityPolicy, class MomentsPolicy, class LimiterPolicy,
+          class WeightsPolicy>
+struct PolicySet {
+  using Projection = ProjectionPolicy;
+  using Granularity = GranularityPolicy;
+  using Moments = MomentsPolicy;
+  using Limiter = LimiterPolicy;
+  using Weights = WeightsPolicy;
+
+  /// Nothing projected and every element its own step: moments and apply are one pass.
+  static constexpr bool one_pass = !Projection::projects && Granularity::elementwise;
+};
+
+/// X = G, or G^T where `transposed`, is kept x removed; P is rank x removed. Without a projection rank == removed.
+struct Plan {
+  Shape shape;
+  bool transposed = false;
+  Index kept = 0;
+  Index removed = 0;
+  Index rank = 0;
+  Index tile = 0;  ///< channels a tile; fixed here, so that no result depends on the number of threads
+  Index tiles = 0;
+  Order2D state_order = Order2D::row_major;  ///< memory order of unprojected moments, in terms of X
+
+  /// Numbers in one moment buffer.
+  constexpr Index moment_size() const { return kept * rank; }
+
+  template <class T>
+  constexpr MatrixView<T> orient(const MatrixView<T>& view) const {
+    return transposed ? view.transposed() : view;
+  }
+  constexpr Index tile_begin(Index number) const { return number * tile; }
+  constexpr Index tile_end(Index number) const {
+    const Index end = (number + 1) * tile;
+    return end < kept ? end : kept;
+  }
+};
+
+/// Tiles of about 32,768 elements and whole multiples of 64 channels: large enough for a matrix product, small enough for a
+/// second-level cache.
+constexpr Index tile_channels(Index removed) {
+  const Index wanted = (32768 + removed - 1) / removed;
+  return wanted <= 64 ? 64 : (wanted + 63) / 64 * 64;
+}
+
+namespace geometry {
+
+constexpr bool removes_columns(Shape shape, ProjType type) {
+  switch (type) {
+    case ProjType::std: return shape.rows >= shape.cols;
+    case ProjType::reverse_std: return shape.rows < shape.cols;
+    case ProjType::right: return true;
+    case ProjType::left: return false;
+  }
+  return true;
+}
+
+constexpr bool channels_are_rows(Shape shape, ChannelAxis axis) {
+  return axis == ChannelAxis::longer ? shape.rows >= shape.cols : axis == ChannelAxis::rows;
+}
+
+}  // namespace geometry
+
+/// The geometry alone, without validation: what constexpr byte counts use.
+template <class Policies>
+constexpr Plan outline(Shape shape, const Settings& settings, Order2D weight_order = Order2D::row_major) {
+  Plan plan;
+  plan.shape = shape;
+  if constexpr (Policies::Projection::projects)
+    plan.transposed = !geometry::removes_columns(shape, settings.proj_type);
+  else
+    plan.transposed = !geometry::channels_are_rows(shape, settings.channel_axis);
+  plan.kept = plan.transposed ? shape.cols : shape.rows;
+  plan.removed = plan.transposed ? shape.rows : shape.cols;
+  plan.rank = Policies::Projection::projects ? settings.rank : plan.removed;
+  plan.tile = tile_channels(plan.removed < 1 ? 1 : plan.removed);
+  plan.tiles = (plan.kept + plan.tile - 1) / plan.tile;
+  const bool weight_rows = weight_order == Order2D::row_major;
+  plan.state_order = weight_rows != plan.transposed ? Order2D::row_major : Order2D::column_major;
+  if (Policies::Projection::projects) plan.state_order = Order2D::row_major;
+  return plan;
+}
+
+/// The plan of one tensor. Cost: nothing that grows with the tensor.
+/// Errors: settings out of range; an empty shape; for projections a vector, a rank below 1 or above the removed side (above
+/// the shorter side for singular vectors), rank 1 with channel scaling unless allowed, an automatic scale that does not exist.
+template <class Policies>
+Plan make_plan(Shape shape, const Settings& settings, std::string_view tensor, Order2D weight_order) {
+  using Projection = typename Policies::Projection;
+  using Granularity = typename Policies::Granularity;
+  const Check check{tensor};
+  check_settings(settings, tensor);
+  if (shape.rows < 1 || shape.cols < 1) check.fail("shape " + text(shape) + " is empty; both sides must be at least 1");
+  const Plan plan = outline<Policies>(shape, settings, weight_order);
+  if constexpr (Projection::projects) {
+    if (shape.rows == 1 || shape.cols == 1)
+      check.fail("shape " + text(shape) + " is a vector, which has no low-rank projection; use AdamW for it");
+    if (settings.rank < 1) check.fail("rank = " + text(settings.rank) + " must be at least 1");
+    if (settings.rank > plan.removed)
+      check.fail("rank = " + text(settings.rank) + " must be at most " + text(plan.removed) +
+                 ", the removed side of shape " + text(shape));
+    if constexpr (std::is_same_v<Projection, SvdProjection>)
+      if (settings.rank > plan.kept)
+        check.fail("rank = " + text(settings.rank) + " must be at most " + text(plan.kept) +
+                   ", the number of singular vectors of shape " + text(shape));
+    if constexpr (Projection::random)
+      if constexpr (!Projection::Sketch::dense)
+        if (settings.rank < Projection::Sketch::nonzeros)
+          check.fail("rank = " + text(settings.rank) + " must be at least " +
+                     text(Index{Projection::Sketch::nonzeros}) + ", the nonzeros of its sparse sign projection");
+    if constexpr (Granularity::per_channel)
+      if (settings.rank == 1 && !settings.allow_rank_1)
+        check.fail(
+            "rank = 1 must be at least 2 with channel scaling, whose mean does not exist at rank 1 "
+            "(allow_rank_1 = true if you mean it; ApolloMini scales the whole tensor)");
+  }
+  if (settings.scale.is_automatic) {
+    if constexpr (Granularity::elementwise)
+      check.fail("scale = automatic exists for channel and tensor scaling only; give scale a number");
+    else if constexpr (Projection::projects && !Projection::random)
+      check.fail("scale = automatic exists for random projections only; give scale a number");
+    else if constexpr (Projection::projects && Granularity::per_channel)
+      if (settings.rank <= 2)
+        check.fail("rank = " + text(settings.rank) + " must be at least 3 for scale = automatic with channel scaling");
+  }
+  return plan;
+}
+
+/// What multiplies a structured step beside the learning rate: sqrt(scale); for element scaling, scale itself.
+template <class Policies>
+constexpr double step_scale(const Plan& plan, const Settings& settings) {
+  using Granularity = typename Policies::Granularity;
+  if (Granularity::elementwise) return settings.scale.value;
+  if (!settings.scale.is_automatic) return __builtin_sqrt(settings.scale.value);
+  if (!Policies::Projection::projects) return 1;
+  return __builtin_sqrt(automatic_scale<Granularity>(plan.rank, plan.removed));
+}
+
+}  // namespace apollo

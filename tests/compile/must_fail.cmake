@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# Passes if SOURCE does not compile, says what its `// EXPECT: text` lines ask for, and says it in at most `// ERRORS: n`
+# (default 1) errors: a message counts only if it does not drown.
+file(STRINGS "${SOURCE}" head LIMIT_COUNT 12)
+set(expected)
+set(most 1)
+foreach(line IN LISTS head)
+  if(line MATCHES "^// EXPECT: *(.+)$")
+    list(APPEND expected "${CMAKE_MATCH_1}")
+  elseif(line MATCHES "^// ERRORS: *([0-9]+) *$")
+    set(most "${CMAKE_MATCH_1}")
+  endif()
+endforeach()
+if(NOT expected)
+  message(FATAL_ERROR "${SOURCE} does not say what to expect: its first lines need `// EXPECT: text`")
+endif()
+
+string(REPLACE "|" ";" folders "${INCLUDES}")
+list(REMOVE_DUPLICATES folders)
+set(flags)
+foreach(folder IN LISTS folders)
+  if(folder)
+    list(APPEND flags -I "${folder}")
+  endif()
+endforeach()
+# Through to the assembler's text: some errors come only with the instantiation of function bodies.
+set(ENV{LC_ALL} C)
+execute_process(
+  COMMAND "${COMPILER}" -std=c++20 -w -fno-diagnostics-color -S -o - ${flags} "${SOURCE}"
+  RESULT_VARIABLE status OUTPUT_QUIET ERROR_VARIABLE output)
+
+if(status EQUAL 0)
+  message(FATAL_ERROR "${SOURCE} compiles, and must not")
+endif()
+foreach(text IN LISTS expected)
+  string(FIND "${output}" "${text}" place)
+  if(place EQUAL -1)
+    message(FATAL_ERROR "the message lacks \"${text}\":\n${output}")
+  endif()
+endforeach()
+string(REGEX MATCHALL "error: " errors "${output}")
+list(LENGTH errors count)
+if(count GREATER most)
+  message(FATAL_ERROR "${count} errors where ${most} would do:\n${output}")
+endif()
+message(STATUS "refused as expected, with ${count} error(s)")

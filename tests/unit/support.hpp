@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the unit tests share: dense matrices of doubles, reproducible data, tensors in every layout, and the algorithms once
+// more in plain double arithmetic, written from their equations and without a look at the library's loops.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include <apollo/core.hpp>
+
+namespace support {
+
+using apollo::Index;
+
+// --- matrices -----------------------------------------------------------------------------------------------------------
+
+struct Matrix {
+  Index rows = 0;
+  Index cols = 0;
+  std::vector<double> values;
+
+  Matrix() = default;
+  Matrix(Index rows_, Index cols_, double value = 0)
+      : rows(rows_), cols(cols_), values(static_cast<std::size_t>(rows_ * cols_), value) {}
+  double& operator()(Index i, Index j) { return values[static_cast<std::size_t>(i * cols + j)]; }
+  double operator()(Index i, Index j) const { return values[static_cast<std::size_t>(i * cols + j)]; }
+  apollo::Shape shape() const { return {rows, cols}; }
+};
+
+inline Matrix transposed(const Matrix& a) {
+  Matrix b(a.cols, a.rows);
+  for (Index i = 0; i < a.rows; ++i)
+    for (Index j = 0; j < a.cols; ++j) b(j, i) = a(i, j);
+  return b;
+}
+
+inline Matrix product(const Matrix& a, const Matrix& b) {
+  Matrix c(a.rows, b.cols);
+  for (Index i = 0; i < a.rows; ++i)
+    for (Index k = 0; k < a.cols; ++k)
+      for (Index j = 0; j < b.cols; ++j) c(i, j) += a(i, k) * b(k, j);
+  return c;
+}
+
+inline Matrix scaled(Matrix a, double factor) {
+  for (double& x : a.values) x *= factor;
+  return a;
+}
+
+inline Matrix difference(Matrix a, const Matrix& b) {
+  for (std::size_t i = 0; i < a.values.size(); ++i) a.values[i] -= b.values[i];
+  return a;
+}
+
+inline double squared_norm(const Matrix& a) {
+  double sum = 0;
+  for (const double x : a.values) sum += x * x;
+  return sum;
+}
+inline double norm(const Matrix& a) { return std::sqrt(squared_norm(a)); }
+
+inline double row_norm(const Matrix& a, Index row) {
+  double sum = 0;
+  for (Index j = 0; j < a.cols; ++j) sum += a(row, j) * a(row, j);
+  return std::sqrt(sum);
+}
+
+/// The largest |x - y| / max(|y|, rms(y)). NaN, which compares with nothing, comes out as infinity.
+inline double relative_error(const Matrix& x, const Matrix& y) {
+  if (!(x.shape() == y.shape())) return 1e300;
+  const double rms = norm(y) / std::sqrt(static_cast<double>(y.values.size()));
+  double worst = 0;
+  for (std::size_t i = 0; i < y.values.size(); ++i) {
+    const double unit = std::fabs(y.values[i]) > rms ? std::fabs(y.values[i]) : rms;
+    const double gap = std::fabs(x.values[i] - y.values[i]);
+    const double error = gap <= 0 ? 0 : gap / unit;
+    if (!apollo::bits::finite(error)) return 1e300;
+    if (error > worst) worst = error;
+  }
+  return worst;
+}
+
+// --- data ---------------------------------------------------------------------------------------------------------------
+
+inline std::uint64_t mix(std::uint64_t x) {
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+/// Uniform on [-1, 1), in multiples of 2^-23: exact in float. The same numbers as in tests/parity.
+inline double uniform(std::uint64_t seed, std::uint64_t step, std::uint64_t index) {
+  const std::uint64_t bits = mix(mix(mix(seed) + step) + index) >> 40;
+  return std::ldexp(static_cast<double>(bits), -23) - 1;
+}
+
+inline Matrix uniform_matrix(Index rows, Index cols, std::uint64_t seed, std::uint64_t step = 0) {
+  Matrix a(rows, cols);
+  for (std::size_t i = 0; i < a.values.size(); ++i) a.values[i] = uniform(seed, step, i);
+  return a;
+}
+
+inline Matrix gaussian_matrix(Index rows, Index cols, std::uint64_t seed, std::uint64_t step = 0) {
+  Matrix a(rows, cols);
+  for (std::size_t i = 0; i < a.values.size(); ++i) {
+    const double u = (uniform(seed, 2 * step, i) + 1 + 0x1p-25) / 2;
+    const double v = uniform(seed, 2 * step + 1, i);
+    a.values[i] = std::sqrt(-2 * std::log(u)) * std::cos(3.14159265358979323846 * v);
+  }
+  return a;
+}
+
+// --- stored values ------------------------------------------------------------------------------------------------------
+
+template <class T>
+T stored(double value) {
+  if constexpr (std::is_same_v<T, double>)
+    return value;
+  else
+    return static_cast<T>(static_cast<float>(value));
+}
+
+template <class T>
+double opened(T value) {
+  if constexpr (std::is_same_v<T, double>)
+    return value;
+  else
+    return static_cast<double>(static_cast<float>(value));
+}
+
+/// The matrix as it is once stored in T.
+template <class T>
+Matrix rounded(Matrix a) {
+  for (double& x : a.values) x = opened(stored<T>(x));
+  return a;
+}
+
+/// Half a unit in the last place of x stored in T.
+template <class T>
+double half_ulp(double x) {
+  constexpr bool half = std::is_same_v<T, apollo::float16>, brain = std::is_same_v<T, apollo::bfloat16>;
+  constexpr int fraction = half ? 10 : brain ? 7 : std::is_same_v<T, float> ? 23 : 52;
+  constexpr int least = half ? -14 : std::is_same_v<T, double> ? -1022 : -126;
+  const int exponent = std::fabs(x) > 0 ? std::ilogb(x) : least;
+  return std::ldexp(1.0, (exponent < least ? least : exponent) - fraction - 1);
+}
+
+enum class Layout {
+  row_major,
+  column_major,
+  padded_rows,     ///< row-major, the row stride larger than a row
+  padded_columns,  ///< column-major, the column stride larger than a column
+  gaps,            ///< neither index is adjacent
+  reversed,        ///< rows from the last to the first, columns of stride -2
+};
+
+inline constexpr Layout all_layouts[] = {Layout::row_major,      Layout::column_major, Layout::padded_rows,
+                                         Layout::padded_columns, Layout::gaps,         Layout::reversed};
+
+/// A matrix in memory of its own. What lies between its elements is filled with a mark and must keep it.
+template <class T>
+struct Tensor {
+  std::vector<T> memory;
+  apollo::MatrixView<T> view;
+
+  Tensor(const Matrix& from, Layout layout) {
+    const Index m = from.rows, n = from.cols;
+    Index row = n, col = 1, first = 0, size = 0;
+    switch (layout) {
+      case Layout::row_major: size = m * n; break;
+      case Layout::column_major: row = 1, col = m, size = m * n; break;
+      case Layout::padded_rows: row = n + 3, size = m * row; break;
+      case Layout::padded_columns: row = 1, col = m + 5, size = n * col; break;
+      case Layout::gaps: row = 3 * n + 1, col = 3, size = m * row; break;
+      case Layout::reversed: row = -2 * n, col = 2, first = 2 * n * (m - 1), size = 2 * n * m; break;
+    }
+    memory.assign(static_cast<std::size_t>(size), mark());
+    view = apollo::strided(memory.data() + first, m, n, row, col);
+    set(from);
+  }
+  Tensor(const Tensor&) = delete;
+  Tensor& operator=(const Tensor&) = delete;
+
+  static T mark() { return stored<T>(-777.0); }
+
+  void set(const Matrix& from) {
+    for (Index i = 0; i < from.rows; ++i)
+      for (Index j = 0; j < from.cols; ++j) view(i, j) = stored<T>(from(i, j));
+  }
+  Matrix get() const {
+    Matrix to(view.rows, view.cols);
+    for (Index i = 0; i < to.rows; ++i)
+      for (Index j = 0; j < to.cols; ++j) to(i, j) = opened(view(i, j));
+    return to;
+  }
+  /// True if every element between the matrix's own still holds the mark.
+  bool gaps_untouched() const {
+    std::vector<char> own(memory.size(), 0);
+    for (Index i = 0; i < view.rows; ++i)
+      for (Index j = 0; j < view.cols; ++j) own[static_cast<std::size_t>(view.at(i, j) - memory.data())] = 1;
+    for (std::size_t k = 0; k < memory.size(); ++k)
+      if (own[k] == 0 && opened(memory[k]) != opened(mark())) return false;
+    return true;
+  }
+  bool same_bits(const std::vector<T>& other) const {
+    return memory.size() == other.size() && std::memcmp(memory.data(), other.data(), memory.size() * sizeof(T)) == 0;
+  }
+};
+
+/// Everything an optimizer remembers, as numbers and as bytes.
+struct StateDump {
+  std::map<std::string, Matrix> arrays;
+  std::map<std::string, double> scalars;
+  std::vector<unsigned char> bytes;
+  Index array_bytes = 0;
+
+  template <class T>
+  void array(std::string_view name, const apollo::MatrixView<T>& view) {
+    Matrix copy(view.rows, view.cols);
+    for (Index i = 0; i < view.rows; ++i)
+      for (Index j = 0; j < view.cols; ++j) {
+        copy(i, j) = opened(view(i, j));
+        append(view.at(i, j), sizeof(T));
+        array_bytes += static_cast<Index>(sizeof(T));
+      }
+    arrays[std::string(name)] = copy;
+  }
+  template <class T>
+  void scalar(std::string_view name, const T& value) {
+    scalars[std::string(name)] = static_cast<double>(value);
+    append(&value, sizeof(T));
+  }
+
+ private:
+  void append(const void* from, std::size_t size) {
+    const auto* first = static_cast<const unsigned char*>(from);
+    bytes.insert(bytes.end(), first, first + size);
+  }
+};
+
+template <class Optimizer>
+StateDump state_of(Optimizer& optimizer) {
+  StateDump dump;
+  optimizer.visit_state(dump);
+  return dump;
+}
+
+// --- the algorithms, once more ------------------------------------------------------------------------------------------
+
+/// Hyper-parameters of all of them.
+struct Hyper {
+  double lr = 0x1p-6;
+  double momentum = 0.9;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-6;
+  double weight_decay = 0;
+  bool torch_order = false;
+  bool coupled = false;  ///< SGD's decay is added to the gradient
+  double scale = 1;      ///< under a root for structured updates, GaLore's alpha as it is
+  bool limiter = false;
+  double gamma = 1.01;
+  double floor = 0.5;
+};
+
+/// sqrt(1 - beta2^t) / (1 - beta1^t)
+inline double bias_correction(const Hyper& h, std::int64_t t) {
+  const auto n = static_cast<double>(t);
+  return std::sqrt(1 - std::pow(h.beta2, n)) / (1 - std::pow(h.beta1, n));
+}
+
+/// W after W <- W - step with the decay before or behind it.
+inline void apply(const Hyper& h, Matrix& w, const Matrix& step) {
+  const double keep = 1 - h.lr * h.weight_decay;
+  for (std::size_t i = 0; i < w.values.size(); ++i) {
+    if (h.torch_order)
+      w.values[i] = keep * w.values[i] - step.values[i];
+    else
+      w.values[i] = keep * (w.values[i] - step.values[i]);
+  }
+}
+
+struct AdamWOracle {
+  Hyper h;
+  Matrix m = {}, v = {};
+  std::int64_t t = 0;
+
+  void step(Matrix& w, const Matrix& g) {
+    if (t == 0) m = v = Matrix(g.rows, g.cols);
+    ++t;
+    const auto n = static_cast<double>(t);
+    Matrix update(g.rows, g.cols);
+    for (std::size_t i = 0; i < g.values.size(); ++i) {
+      const double x = g.values[i];
+      m.values[i] = h.beta1 * m.values[i] + (1 - h.beta1) * x;
+      v.values[i] = h.beta2 * v.values[i] + (1 - h.beta2) * x * x;
+      if (h.torch_order) {
+        const double mhat = m.values[i] / (1 - std::pow(h.beta1, n));
+        const double vhat = v.values[i] / (1 - std::pow(h.beta2, n));
+        update.values[i] = h.lr * mhat / (std::sqrt(vhat) + h.eps);
+      } else {
+        update.values[i] = h.lr * bias_correction(h, t) * m.values[i] / (std::sqrt(v.values[i]) + h.eps);
+      }
+    }
+    apply(h, w, update);
+  }
+};
+
+/// Momentum 0 is SGD without memory.
+struct SgdOracle {
+  Hyper h;
+  Matrix m = {};
+
+  void step(Matrix& w, const Matrix& g) {
+    if (m.values.empty()) m = Matrix(g.rows, g.cols);
+    for (std::size_t i = 0; i < g.values.size(); ++i) {
+      const double x = g.values[i] + (h.coupled ? h.weight_decay * w.values[i] : 0);
+      m.values[i] = h.momentum * m.values[i] + x;
+      const double keep = h.coupled ? 1 : 1 - h.lr * h.weight_decay;
+      w.values[i] = keep * w.values[i] - h.lr * m.values[i];
+    }
+  }
+};
+
+/// Fira's norm-growth limiter with APOLLO's memory and our floor.
+struct LimiterOracle {
+  double previous = -1;  ///< nothing remembered yet
+
+  /// What a norm is divided by.
+  double divisor(const Hyper& h, double length) {
+    if (!h.limiter) return 1;
+    const bool published = h.floor <= 0;
+    if (!published && length <= 0) return 1;
+    double l = 1;
+    if (published ? previous >= 0 : previous > 0) {
+      l = length / (previous + 1e-8);
+      l = (l > h.gamma ? l : h.gamma) / h.gamma;
+    }
+    const double least = previous > 0 ? h.floor * previous : 0;
+    previous = length / l > least ? length / l : least;
+    return l;
+  }
+};
+
+/// Adam's moments of R = X P^T, or of X where nothing is projected.
+struct ProjectedMoments {
+  Matrix m, v;
+  std::int64_t clock = 0;
+
+  void update(const Hyper& h, const Matrix& r, Matrix& n) {
+    if (m.values.empty()) m = v = Matrix(r.rows, r.cols);
+    ++clock;
+    n = Matrix(r.rows, r.cols);
+    for (std::size_t i = 0; i < r.values.size(); ++i) {
+      m.values[i] = h.beta1 * m.values[i] + (1 - h.beta1) * r.values[i];
+      v.values[i] = h.beta2 * v.values[i] + (1 - h.beta2) * r.values[i] * r.values[i];
+      n.values[i] = m.values[i] / (std::sqrt(v.values[i]) + h.eps);
+    }
+  }
+
+  void refresh(apollo::OnRefresh how, const Matrix& old_p, const Matrix& new_p) {
+    if (how == apollo::OnRefresh::keep || m.values.empty()) return;
+    if (how == apollo::OnRefresh::reset) {
+      m = v = Matrix(m.rows, m.cols);
+      clock = 0;
+      return;
+    }
+    Matrix q = product(new_p, transposed(old_p));
+    m = product(m, transposed(q));
+    for (double& x : q.values) x *= x;
+    v = product(v, transposed(q));
+  }
+};
+
+/// APOLLO (per channel), APOLLO-Mini (one scale for the tensor) and structured AdamW (p == nullptr).
+struct ScaledOracle {
+  Hyper h;
+  bool per_channel = true;
+  bool keeps_rows = true;
+  ProjectedMoments moments = {};
+  LimiterOracle limiter = {};
+  double update_norm = 0, divisor = 1;
+
+  void step(Matrix& w, const Matrix& g, const Matrix* p) {
+    const Matrix x = keeps_rows ? g : transposed(g);
+    const Matrix r = p == nullptr ? x : product(x, transposed(*p));
+    Matrix n;
+    moments.update(h, r, n);
+    Matrix u = x;
+    for (Index j = 0; j < x.rows; ++j) {
+      const double s =
+          per_channel ? row_norm(n, j) / (row_norm(r, j) + 1e-8) : norm(n) / (norm(r) + 1e-8);
+      for (Index k = 0; k < x.cols; ++k) u(j, k) *= s;
+    }
+    divisor = limiter.divisor(h, norm(u));
+    update_norm = norm(u) / divisor;
+    u = scaled(u, h.lr * bias_correction(h, moments.clock) * std::sqrt(h.scale) / divisor);
+    apply(h, w, keeps_rows ? u : transposed(u));
+  }
+};
+
+struct GaLoreOracle {
+  Hyper h;
+  bool keeps_rows = true;
+  ProjectedMoments moments = {};
+
+  void step(Matrix& w, const Matrix& g, const Matrix& p) {
+    const Matrix x = keeps_rows ? g : transposed(g);
+    Matrix n;
+    moments.update(h, product(x, transposed(p)), n);
+    const Matrix u = scaled(product(n, p), h.lr * bias_correction(h, moments.clock) * h.scale);
+    apply(h, w, keeps_rows ? u : transposed(u));
+  }
+};
+
+/// True if the projection removes columns, so that rows are kept.
+inline bool removes_columns(Index rows, Index cols, apollo::ProjType type) {
+  if (type == apollo::ProjType::right) return true;
+  if (type == apollo::ProjType::left) return false;
+  if (rows == cols) return type == apollo::ProjType::std;
+  return type == apollo::ProjType::std ? cols < rows : cols > rows;
+}
+
+inline constexpr apollo::ProjType all_proj_types[] = {apollo::ProjType::std, apollo::ProjType::reverse_std,
+                                                      apollo::ProjType::right, apollo::ProjType::left};
+
+}  // namespace support
