@@ -66,6 +66,7 @@ class Lister final : public StateVisitor {
   }
 };
 
+/// Wide types first, so that every tensor of the file is aligned to its type.
 template <class Backend>
 std::vector<Item> list(const BasicOptimizer<Backend>& optimizer) {
   Lister lister;
@@ -73,7 +74,11 @@ std::vector<Item> list(const BasicOptimizer<Backend>& optimizer) {
     lister.prefix = parameter->name() + ".";
     parameter->visit_state(lister);
   }
-  return std::move(lister.items);
+  std::vector<Item> items;
+  for (const std::uint64_t size : {8u, 4u, 2u})
+    for (Item& item : lister.items)
+      if (safetensors::type_size(item.tensor.type) == size) items.push_back(std::move(item));
+  return items;
 }
 
 template <class Backend>

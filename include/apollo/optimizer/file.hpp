@@ -11,7 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <apollo/base/error.hpp>
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
@@ -19,8 +18,10 @@
 #include <string>
 #include <utility>
 
+#include <apollo/base/error.hpp>
+
 namespace apollo {
-namespace detail {
+namespace posix {
 
 /// Repeats a system call that a signal interrupted.
 template <class Call>
@@ -33,7 +34,7 @@ auto uninterrupted(Call call) {
 /// One transfer: systems refuse or shorten larger ones.
 inline constexpr std::uint64_t largest_transfer = std::uint64_t{1} << 30;
 
-}  // namespace detail
+}  // namespace posix
 
 /// Writes a file that readers see complete or not at all. The bytes go to a temporary file `.apollo-*` in the target's
 /// directory; commit() syncs it and renames it over the target. Without commit() the destructor removes it and the
@@ -84,7 +85,7 @@ class AtomicFile {
   void commit() {
     if (descriptor_ < 0) refuse_now("cannot commit " + quoted(path_) + ": it was committed or has failed");
     flush();
-    if (detail::uninterrupted([&] { return ::fsync(descriptor_); }) != 0) fail("sync the file");
+    if (posix::uninterrupted([&] { return ::fsync(descriptor_); }) != 0) fail("sync the file");
     const int closing = std::exchange(descriptor_, -1);
     if (::close(closing) != 0 && errno != EINTR) fail("close the file");
     if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail("rename the temporary file");
@@ -110,7 +111,7 @@ class AtomicFile {
       key = key * 6364136223846793005u + 1442695040888963407u;
       const std::string name = directory_ + (directory_ == "." ? "/" : "") + ".apollo-" + std::to_string(key >> 16);
       descriptor_ =
-          detail::uninterrupted([&] { return ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode); });
+          posix::uninterrupted([&] { return ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode); });
       if (descriptor_ >= 0) {
         temporary_ = name;
         return;
@@ -122,8 +123,8 @@ class AtomicFile {
 
   void write_through(const char* bytes, std::size_t size) {
     while (size > 0) {
-      const std::size_t part = size < detail::largest_transfer ? size : detail::largest_transfer;
-      const auto done = detail::uninterrupted([&] { return ::write(descriptor_, bytes, part); });
+      const std::size_t part = size < posix::largest_transfer ? size : posix::largest_transfer;
+      const auto done = posix::uninterrupted([&] { return ::write(descriptor_, bytes, part); });
       if (done < 0) fail("write");
       bytes += done;
       size -= static_cast<std::size_t>(done);
@@ -139,10 +140,10 @@ class AtomicFile {
 
   /// Makes the rename itself durable. A directory that may not be read, or cannot be synced, is left to the system.
   void sync_directory() {
-    const int directory = detail::uninterrupted([&] { return ::open(directory_.c_str(), O_RDONLY | O_CLOEXEC); });
+    const int directory = posix::uninterrupted([&] { return ::open(directory_.c_str(), O_RDONLY | O_CLOEXEC); });
     if (directory < 0 && errno == EACCES) return;
     if (directory < 0) fail("open its directory to sync it");
-    const bool synced = detail::uninterrupted([&] { return ::fsync(directory); }) == 0 || errno == EINVAL;
+    const bool synced = posix::uninterrupted([&] { return ::fsync(directory); }) == 0 || errno == EINVAL;
     const int cause = errno;
     ::close(directory);
     errno = cause;
@@ -169,7 +170,7 @@ class InputFile {
  public:
   explicit InputFile(std::string path) : path_(std::move(path)) {
     // O_NONBLOCK: a pipe is refused below instead of waited for.
-    descriptor_ = detail::uninterrupted([&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
+    descriptor_ = posix::uninterrupted([&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
     if (descriptor_ < 0) refuse_file("cannot open " + quoted(path_) + ": " + std::strerror(errno));
     struct stat status = {};
     const bool known = ::fstat(descriptor_, &status) == 0;
@@ -193,8 +194,8 @@ class InputFile {
     if (offset > size_ || size > size_ - offset) refuse_short(size, offset, offset < size_ ? size_ - offset : 0);
     char* bytes = static_cast<char*>(to);
     for (std::size_t done = 0; done < size;) {
-      const std::size_t part = size - done < detail::largest_transfer ? size - done : detail::largest_transfer;
-      const auto got = detail::uninterrupted(
+      const std::size_t part = size - done < posix::largest_transfer ? size - done : posix::largest_transfer;
+      const auto got = posix::uninterrupted(
           [&] { return ::pread(descriptor_, bytes + done, part, static_cast<off_t>(offset + done)); });
       if (got < 0)
         refuse_file("cannot read " + quoted(path_) + " at byte " + std::to_string(offset + done) + ": " +

@@ -23,7 +23,7 @@ struct Group {
   std::size_t index = 0;
 };
 
-/// What a tick did. `tensors` lists every tensor in order of registration and stays valid until the next step.
+/// What a tick did. `tensors` lists every tensor in order of registration and stays valid until the next step or add().
 struct StepReport {
   std::int64_t tick = 0;
   Index stepped = 0;
@@ -70,6 +70,11 @@ class BasicOptimizer {
   template <class Policies, class Weight, class Gradient>
   void add(Group<Policies> group, std::string_view name, Weight&& weight, const Gradient& gradient) {
     add_view(group, name, tensor_id(name), view_of(weight), constant_view_of(gradient), true);
+  }
+  /// The same with an id of the caller's instead of the name's hash: it keys the tensor's random streams.
+  template <class Policies, class Weight, class Gradient>
+  void add(Group<Policies> group, std::string_view name, TensorId id, Weight&& weight, const Gradient& gradient) {
+    add_view(group, name, id, view_of(weight), constant_view_of(gradient), true);
   }
   template <class Policies, class Weight>
   void add(Group<Policies> group, std::string_view name, Weight&& weight, NoGradient) {
@@ -294,7 +299,7 @@ class BasicOptimizer {
       if (other->name() == name) refuse("two tensors are named " + quoted(name) + "; a name is an identity");
       if (other->id() == id)
         refuse("tensors " + quoted(other->name()) + " and " + quoted(name) + " share the id " + std::to_string(id) +
-               ", a hash of the name; rename one");
+               ", by default a hash of the name; rename one or give it an id");
     }
   }
 

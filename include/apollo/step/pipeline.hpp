@@ -37,10 +37,14 @@ class Pipeline {
     Carver carver(workspace.data());
     const auto scratch =
         Scratch<Policies, T>::carve(carver, plan, setup.settings, backend.template scratch_bytes<T, Policies>(plan));
+    TensorReport report;
+    if (carver.used() > workspace.capacity()) {
+      report.reason = Skip::no_workspace;
+      return report;
+    }
     const Session session(backend, plan, scratch.backend, workspace.tools());
     const auto w = plan.orient(weight);
     const auto x = plan.orient(gradient);
-    TensorReport report;
     if constexpr (Projection::projects)
       projected(session, setup, state, scratch, w, x, input, report);
     else

@@ -19,6 +19,7 @@ class Workspace {
   void reserve(const Backend& backend, const Plan& plan, const Settings& settings);
 
   Index bytes() const { return arena_.bytes() + tools_.bytes(); }
+  Index capacity() const { return arena_.bytes(); }
   std::byte* data() { return arena_.data(); }
   typename Backend::Tools& tools() { return tools_; }
 
