@@ -2,20 +2,19 @@
 // Reads Fashion-MNIST (IDX files, gzipped or not) and gathers batches of normalised pixels.
 #pragma once
 
-#include <zlib.h>
-
-#include <Eigen/Core>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <random>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <zlib.h>
+#include <Eigen/Core>
 
 namespace example {
 

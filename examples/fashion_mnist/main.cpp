@@ -12,6 +12,9 @@
 #include <string>
 #include <vector>
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 #include <CLI/CLI.hpp>
 
 #include <apollo/apollo.hpp>
@@ -189,7 +192,9 @@ int main(int argc, char** argv) {
   app.add_flag("--validate", flags.validate, "hold out a sixth of the training set and leave the test set alone");
   CLI11_PARSE(app, argc, argv);
   if (flags.quick && epochs->count() == 0) flags.epochs = 2;
-  Eigen::setNbThreads(flags.threads);
+#if defined(_OPENMP)
+  omp_set_num_threads(flags.threads);  // the model's; the optimizer's are its backend's
+#endif
   try {
     compare(flags);
   } catch (const std::exception& error) {

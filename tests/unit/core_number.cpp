@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // also: fast-math
-// Number types: every bfloat16 and float16, their rounding at every boundary against an oracle in double, and finite tests.
+// Number types: every bfloat16 and float16, their rounding at every boundary against an oracle in
+// double, and finite tests.
 #include <doctest/doctest.h>
 
 #include <bit>
@@ -11,7 +12,8 @@
 
 #include <apollo/tensor/number.hpp>
 
-// Everything here speaks in bit patterns: -ffast-math lets a compiler forget NaN and infinity and flushes subnormals, so
+// Everything here speaks in bit patterns: -ffast-math lets a compiler forget NaN and infinity and
+// flushes subnormals, so
 // that floating-point comparisons could not tell right from wrong.
 namespace {
 
@@ -135,7 +137,8 @@ TEST_CASE("float16 rounds to nearest, ties to even, at every boundary, subnormal
     wrong += apollo::bits::to_float16(as_float(bits)) != half_oracle(bits);
     wrong += apollo::bits::to_float16(as_float(bits | sign_bit)) != half_oracle(bits | sign_bit);
   };
-  // Rounding is monotone, so that its boundaries say everything: each half, the middle to the next, and their neighbours.
+  // Rounding is monotone, so that its boundaries say everything: each half, the middle to the next, and
+  // their neighbours.
   for (std::uint32_t h = 0; h < 0x7c00u; ++h) {
     const auto here = std::bit_cast<std::uint32_t>(apollo::bits::from_float16(static_cast<std::uint16_t>(h)));
     const double middle = (magnitude_of_half(h) + magnitude_of_half(h + 1)) / 2;
@@ -147,8 +150,8 @@ TEST_CASE("float16 rounds to nearest, ties to even, at every boundary, subnormal
     check(between - 1);
     check(between + 1);
   }
-  for (const std::uint32_t bits : {0x477fefffu, 0x477ff000u, 0x47800000u, 0x7f7fffffu, 0x7f800000u, 0x33000000u, 0x33000001u,
-                                   0x32ffffffu, 0x00000001u, 0x007fffffu, 0x00800000u})
+  for (const std::uint32_t bits : {0x477fefffu, 0x477ff000u, 0x47800000u, 0x7f7fffffu, 0x7f800000u, 0x33000000u,
+                                   0x33000001u, 0x32ffffffu, 0x00000001u, 0x007fffffu, 0x00800000u})
     check(bits);
   CHECK(wrong == 0);
   CHECK(apollo::bits::to_float16(as_float(0x477fefffu)) == 0x7bff);  // just below 65520
@@ -194,7 +197,8 @@ TEST_CASE("every NaN stays a NaN") {
 
 TEST_CASE("stochastic rounding goes up with exactly the probability of nearness") {
   // All 65,536 noises of a value: as many round away from zero as its lower half says, so that the mean is exact.
-  for (const std::uint32_t high : {0x3f80u, 0xbf80u, 0x0000u, 0x8000u, 0x0001u, 0x007fu, 0x0080u, 0x4049u, 0x7f7eu, 0xff7eu})
+  for (const std::uint32_t high :
+       {0x3f80u, 0xbf80u, 0x0000u, 0x8000u, 0x0001u, 0x007fu, 0x0080u, 0x4049u, 0x7f7eu, 0xff7eu})
     for (const std::uint32_t low : {0u, 1u, 2u, 0x4000u, 0x7fffu, 0x8000u, 0xabcdu, 0xffffu}) {
       const float value = as_float(high << 16 | low);
       std::uint32_t up = 0, other = 0;

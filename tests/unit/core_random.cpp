@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // also: fast-math
-// Random numbers: Philox by its published vectors, frozen normals, streams that do not meet, and sketches that keep norms.
+// Random numbers: Philox by its published vectors, frozen normals, streams that do not meet, and
+// sketches that keep norms.
 #include <doctest/doctest.h>
 
 #include <bit>
@@ -69,7 +70,8 @@ bool same_bits(const float* a, const float* b, std::uint64_t count) {
   return true;
 }
 
-const RandomStream reference_stream{0x0123456789abcdefu, apollo::tensor_id("layers.0.attention.wq"), Stream::projection, 3};
+const RandomStream reference_stream{0x0123456789abcdefu, apollo::tensor_id("layers.0.attention.wq"), Stream::projection,
+                                    3};
 
 /// P (r x S) of a sketch for one refresh index, dense.
 template <class Sketch>
@@ -82,7 +84,8 @@ support::Matrix directions(RandomStream stream, Index rank, Index removed) {
       for (Index k = 0; k < rank; ++k) p(k, s) = rows[static_cast<std::size_t>(s * rank + k)];
   } else {
     const int nonzeros = Sketch::nonzeros;
-    std::vector<std::int32_t> bucket(static_cast<std::size_t>(nonzeros * apollo::sparse_map_size(rank, removed, nonzeros)));
+    std::vector<std::int32_t> bucket(
+        static_cast<std::size_t>(nonzeros * apollo::sparse_map_size(rank, removed, nonzeros)));
     std::vector<std::uint32_t> sign(static_cast<std::size_t>(nonzeros * removed));
     const auto d = apollo::draw_sparse(stream, rank, removed, nonzeros, bucket.data(), sign.data());
     for (Index h = 0; h < nonzeros; ++h)
@@ -325,9 +328,10 @@ TEST_CASE("sparse tables: distinct and balanced buckets, lanes, and signs from t
     Index rank, removed;
     int nonzeros;
   };
-  for (const Case& c : {Case{8, 64, 1}, Case{8, 61, 1}, Case{64, 1000, 1}, Case{256, 4096, 1}, Case{256, 11008, 1},
-                        Case{16, 100, 2}, Case{48, 999, 3}, Case{10, 100, 1}, Case{10, 101, 3}, Case{12, 100, 2},
-                        Case{1, 50, 1}, Case{2, 2, 2}, Case{3, 7, 3}, Case{128, 128, 4}, Case{7, 7, 1}, Case{24, 25, 1}}) {
+  for (const Case& c :
+       {Case{8, 64, 1}, Case{8, 61, 1}, Case{64, 1000, 1}, Case{256, 4096, 1}, Case{256, 11008, 1}, Case{16, 100, 2},
+        Case{48, 999, 3}, Case{10, 100, 1}, Case{10, 101, 3}, Case{12, 100, 2}, Case{1, 50, 1}, Case{2, 2, 2},
+        Case{3, 7, 3}, Case{128, 128, 4}, Case{7, 7, 1}, Case{24, 25, 1}}) {
     CAPTURE(c.rank);
     CAPTURE(c.removed);
     CAPTURE(c.nonzeros);
@@ -335,8 +339,7 @@ TEST_CASE("sparse tables: distinct and balanced buckets, lanes, and signs from t
     const Index map_size = apollo::sparse_map_size(c.rank, c.removed, c.nonzeros);
     std::vector<std::int32_t> bucket(static_cast<std::size_t>(c.nonzeros * map_size) + 1, -5);
     std::vector<std::uint32_t> sign(static_cast<std::size_t>(c.nonzeros * c.removed) + 1, 5u);
-    const auto d =
-        apollo::draw_sparse(reference_stream, c.rank, c.removed, c.nonzeros, bucket.data(), sign.data());
+    const auto d = apollo::draw_sparse(reference_stream, c.rank, c.removed, c.nonzeros, bucket.data(), sign.data());
     REQUIRE(bucket.back() == -5);  // no table is overrun
     REQUIRE(sign.back() == 5u);
     REQUIRE(d.lanes == (eights ? 8 : 1));
@@ -358,7 +361,8 @@ TEST_CASE("sparse tables: distinct and balanced buckets, lanes, and signs from t
         // Every bucket is hit once before any is hit twice.
         const Index window = (last - first) / d.lanes;
         if ((q + 1) % window == 0)
-          for (Index k = first; k < last; k += d.lanes) repeated += hits[static_cast<std::size_t>(k)] != (q + 1) / window;
+          for (Index k = first; k < last; k += d.lanes)
+            repeated += hits[static_cast<std::size_t>(k)] != (q + 1) / window;
       }
       for (Index k = first; k < last; k += d.lanes) {
         const Index least = groups / ((last - first) / d.lanes);
@@ -399,14 +403,16 @@ TEST_CASE("sparse tables follow their stated shuffle") {
   const Index rank = 24, removed = 130, nonzeros = 1, lanes = 8;
   std::vector<std::int32_t> bucket(static_cast<std::size_t>(apollo::sparse_map_size(rank, removed, 1)));
   std::vector<std::uint32_t> sign(static_cast<std::size_t>(removed));
-  const auto d = apollo::draw_sparse(reference_stream, rank, removed, static_cast<int>(nonzeros), bucket.data(), sign.data());
+  const auto d =
+      apollo::draw_sparse(reference_stream, rank, removed, static_cast<int>(nonzeros), bucket.data(), sign.data());
   RandomStream hash = reference_stream;
   hash.stream = Stream::hash;
   const Index buckets = rank / lanes, groups = (removed + lanes - 1) / lanes;
   int wrong = 0;
   for (Index window = 0; window < groups; window += buckets) {
     std::vector<Index> order;
-    for (Index i = 0; i < buckets; ++i) {  // number i is put somewhere among the first i + 1, whose place it takes goes last
+    for (Index i = 0; i < buckets;
+         ++i) {  // number i is put somewhere among the first i + 1, whose place it takes goes last
       const double u = std::ldexp(static_cast<double>(hash.word(static_cast<std::uint64_t>(window + i))), -32);
       const auto pick = static_cast<std::size_t>(u * static_cast<double>(i + 1));
       order.push_back(0);
@@ -419,8 +425,8 @@ TEST_CASE("sparse tables follow their stated shuffle") {
   CHECK(wrong == 0);
 }
 
-TEST_CASE_TEMPLATE("a sketch keeps squared norms and inner products on average", Sketch, apollo::Gaussian, apollo::Rademacher,
-                   apollo::SparseSign, apollo::SparseSigns<2>, apollo::SparseSigns<3>) {
+TEST_CASE_TEMPLATE("a sketch keeps squared norms and inner products on average", Sketch, apollo::Gaussian,
+                   apollo::Rademacher, apollo::SparseSign, apollo::SparseSigns<2>, apollo::SparseSigns<3>) {
   for (const apollo::Shape shape : {apollo::Shape{8, 40}, {6, 33}, {3, 3}, {16, 16}, {48, 100}}) {
     const Index rank = shape.rows, removed = shape.cols;
     CAPTURE(rank);

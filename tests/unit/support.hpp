@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the unit tests share: dense matrices of doubles, reproducible data, tensors in every layout, and the algorithms once
+// What the unit tests share: dense matrices of doubles, reproducible data, tensors in every layout,
+// and the algorithms once
 // more in plain double arithmetic, written from their equations and without a look at the library's loops.
 #pragma once
 
@@ -18,7 +19,8 @@ namespace support {
 
 using apollo::Index;
 
-// --- matrices -----------------------------------------------------------------------------------------------------------
+// --- matrices
+// -----------------------------------------------------------------------------------------------------------
 
 struct Matrix {
   Index rows = 0;
@@ -86,7 +88,8 @@ inline double relative_error(const Matrix& x, const Matrix& y) {
   return worst;
 }
 
-// --- data ---------------------------------------------------------------------------------------------------------------
+// --- data
+// ---------------------------------------------------------------------------------------------------------------
 
 inline std::uint64_t mix(std::uint64_t x) {
   x += 0x9E3779B97F4A7C15u;
@@ -98,7 +101,7 @@ inline std::uint64_t mix(std::uint64_t x) {
 /// Uniform on [-1, 1), in multiples of 2^-23: exact in float. The same numbers as in tests/parity.
 inline double uniform(std::uint64_t seed, std::uint64_t step, std::uint64_t index) {
   const std::uint64_t bits = mix(mix(mix(seed) + step) + index) >> 40;
-  return std::ldexp(static_cast<double>(bits), -23) - 1;
+  return static_cast<double>(bits) * 0x1p-23 - 1;
 }
 
 inline Matrix uniform_matrix(Index rows, Index cols, std::uint64_t seed, std::uint64_t step = 0) {
@@ -117,7 +120,8 @@ inline Matrix gaussian_matrix(Index rows, Index cols, std::uint64_t seed, std::u
   return a;
 }
 
-// --- stored values ------------------------------------------------------------------------------------------------------
+// --- stored values
+// ------------------------------------------------------------------------------------------------------
 
 template <class T>
 T stored(double value) {
@@ -252,7 +256,8 @@ StateDump state_of(Optimizer& optimizer) {
   return dump;
 }
 
-// --- the algorithms, once more ------------------------------------------------------------------------------------------
+// --- the algorithms, once more
+// ------------------------------------------------------------------------------------------
 
 /// Hyper-parameters of all of them.
 struct Hyper {
@@ -395,8 +400,7 @@ struct ScaledOracle {
     moments.update(h, r, n);
     Matrix u = x;
     for (Index j = 0; j < x.rows; ++j) {
-      const double s =
-          per_channel ? row_norm(n, j) / (row_norm(r, j) + 1e-8) : norm(n) / (norm(r) + 1e-8);
+      const double s = per_channel ? row_norm(n, j) / (row_norm(r, j) + 1e-8) : norm(n) / (norm(r) + 1e-8);
       for (Index k = 0; k < x.cols; ++k) u(j, k) *= s;
     }
     divisor = limiter.divisor(h, norm(u));

@@ -122,7 +122,7 @@ class Mismatches {
   void raise_if_any(const std::string& path) const {
     if (count_ == 0) return;
     const Index hidden = count_ - most_;
-    refuse_file("cannot load " + quoted(path) + ", " + text(count_) + (count_ == 1 ? " mismatch:" : " mismatches:") +
+    refuse_file("cannot load " + quote(path) + ", " + text(count_) + (count_ == 1 ? " mismatch:" : " mismatches:") +
                 lines_ + (hidden > 0 ? "\n  and " + text(hidden) + " more" : ""));
   }
 
@@ -156,17 +156,17 @@ void compare(const BasicOptimizer<Backend>& optimizer, const safetensors::Header
     const std::string* there = header.find_metadata("fingerprint:" + parameter->name());
     const std::string here = parameter->fingerprint();
     if (there == nullptr)
-      wrong.add("tensor " + quoted(parameter->name()) + " is not in the file");
+      wrong.add("tensor " + quote(parameter->name()) + " is not in the file");
     else if (*there != here)
-      wrong.add("tensor " + quoted(parameter->name()) + ": the file has '" + *there + "', the optimizer has '" + here +
+      wrong.add("tensor " + quote(parameter->name()) + ": the file has '" + *there + "', the optimizer has '" + here +
                 "'");
   }
   for (Item& item : items) {
     const safetensors::Tensor* found = header.find(item.tensor.name);
     if (found == nullptr) {
-      wrong.add(quoted(item.tensor.name) + " is not in the file");
+      wrong.add(quote(item.tensor.name) + " is not in the file");
     } else if (found->type != item.tensor.type || found->shape != item.tensor.shape) {
-      wrong.add(quoted(item.tensor.name) + " is " + std::string(safetensors::type_name(found->type)) +
+      wrong.add(quote(item.tensor.name) + " is " + std::string(safetensors::type_name(found->type)) +
                 shape_text(found->shape) + " in the file, must be " +
                 std::string(safetensors::type_name(item.tensor.type)) + shape_text(item.tensor.shape));
     } else {
@@ -188,7 +188,7 @@ void compare(const BasicOptimizer<Backend>& optimizer, const safetensors::Header
   for (const auto& tensor : header.tensors) {
     const std::size_t at = lower(tensor.name);
     if (at == known.size() || known[at] != tensor.name)
-      wrong.add(quoted(tensor.name) + " is in the file only; no such tensor is registered");
+      wrong.add(quote(tensor.name) + " is in the file only; no such tensor is registered");
   }
 }
 
@@ -200,12 +200,12 @@ inline void check_numbers(const std::vector<Item>& items, const std::vector<std:
     if (item.integer != nullptr) {
       std::int64_t value = 0;
       std::memcpy(&value, at, sizeof value);
-      if (value < 0) wrong.add(quoted(item.tensor.name) + " = " + text(value) + " must be at least 0");
+      if (value < 0) wrong.add(quote(item.tensor.name) + " = " + text(value) + " must be at least 0");
     } else if (item.real != nullptr) {
       float value = 0;
       std::memcpy(&value, at, sizeof value);
       if (!bits::finite(value) || !(value >= -1))
-        wrong.add(quoted(item.tensor.name) + " = " + text(static_cast<double>(value)) +
+        wrong.add(quote(item.tensor.name) + " = " + text(static_cast<double>(value)) +
                   " must be finite and at least -1");
     }
   }
@@ -245,7 +245,7 @@ void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
   const InputFile file(path);
   std::string prefix(8, '\0');
   if (file.size() < prefix.size())
-    refuse_file("cannot load " + quoted(path) + ": " + std::to_string(file.size()) +
+    refuse_file("cannot load " + quote(path) + ": " + std::to_string(file.size()) +
                 " bytes are no safetensors file, which has at least 8");
   file.read(prefix.data(), prefix.size(), 0);
   prefix.resize(safetensors::header_end(prefix, file.size(), path));
@@ -254,16 +254,16 @@ void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
 
   const std::string* format = header.find_metadata("format");
   if (format == nullptr || *format != checkpoint::format)
-    refuse_file("cannot load " + quoted(path) + ": its metadata says format '" + (format == nullptr ? "" : *format) +
+    refuse_file("cannot load " + quote(path) + ": its metadata says format '" + (format == nullptr ? "" : *format) +
                 "', must be '" + checkpoint::format + "'");
   const std::string* version = header.find_metadata("version");
   if (version == nullptr || *version != checkpoint::version)
-    refuse_file("cannot load " + quoted(path) + ": its version is '" + (version == nullptr ? "" : *version) +
+    refuse_file("cannot load " + quote(path) + ": its version is '" + (version == nullptr ? "" : *version) +
                 "', must be '" + checkpoint::version + "'");
   std::int64_t tick = 0;
   const std::string* digits = header.find_metadata("tick");
   if (digits == nullptr || !checkpoint::parse_count(*digits, tick))
-    refuse_file("cannot load " + quoted(path) + ": its tick '" + (digits == nullptr ? "" : *digits) +
+    refuse_file("cannot load " + quote(path) + ": its tick '" + (digits == nullptr ? "" : *digits) +
                 "' must be a whole number");
 
   checkpoint::Mismatches wrong;

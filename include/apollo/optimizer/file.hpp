@@ -54,7 +54,7 @@ class AtomicFile {
       exists = ::stat(target_.c_str(), &status) == 0;
     }
     if (!exists && (errno != ENOENT || path_.empty())) fail("look for the file");
-    if (exists && !S_ISREG(status.st_mode)) refuse_file("cannot write " + quoted(path_) + ": not a regular file");
+    if (exists && !S_ISREG(status.st_mode)) refuse_file("cannot write " + quote(path_) + ": not a regular file");
     const std::size_t slash = target_.rfind('/');
     directory_ = slash == std::string::npos ? "." : target_.substr(0, slash + 1);
     create_temporary(exists ? 0600 : 0644);  // never wider than the target, whose permissions follow
@@ -70,7 +70,7 @@ class AtomicFile {
   std::uint64_t size() const { return size_; }
 
   void write(const void* data, std::size_t size) {
-    if (descriptor_ < 0) refuse_now("cannot write " + quoted(path_) + ": it was committed or has failed");
+    if (descriptor_ < 0) refuse_now("cannot write " + quote(path_) + ": it was committed or has failed");
     if (size == 0) return;
     const char* bytes = static_cast<const char*>(data);
     if (size > buffer_size - buffer_.size()) {
@@ -83,7 +83,7 @@ class AtomicFile {
 
   /// Puts the file in place. Once this returns, it survives a crash of the machine.
   void commit() {
-    if (descriptor_ < 0) refuse_now("cannot commit " + quoted(path_) + ": it was committed or has failed");
+    if (descriptor_ < 0) refuse_now("cannot commit " + quote(path_) + ": it was committed or has failed");
     flush();
     if (posix::uninterrupted([&] { return ::fsync(descriptor_); }) != 0) fail("sync the file");
     const int closing = std::exchange(descriptor_, -1);
@@ -99,7 +99,7 @@ class AtomicFile {
   [[noreturn]] void fail(const char* action) {
     const int cause = errno;
     discard();
-    refuse_file("cannot write " + quoted(path_) + ": cannot " + action + ": " + std::strerror(cause));
+    refuse_file("cannot write " + quote(path_) + ": cannot " + action + ": " + std::strerror(cause));
   }
 
   /// Opened by hand rather than by mkstemp, which would leave a new file 0600; only open() knows the umask.
@@ -171,13 +171,13 @@ class InputFile {
   explicit InputFile(std::string path) : path_(std::move(path)) {
     // O_NONBLOCK: a pipe is refused below instead of waited for.
     descriptor_ = posix::uninterrupted([&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
-    if (descriptor_ < 0) refuse_file("cannot open " + quoted(path_) + ": " + std::strerror(errno));
+    if (descriptor_ < 0) refuse_file("cannot open " + quote(path_) + ": " + std::strerror(errno));
     struct stat status = {};
     const bool known = ::fstat(descriptor_, &status) == 0;
     if (!known || !S_ISREG(status.st_mode)) {
       const std::string why = known ? "not a regular file" : std::strerror(errno);
       ::close(descriptor_);  // a constructor that throws has no destructor
-      refuse_file("cannot open " + quoted(path_) + ": " + why);
+      refuse_file("cannot open " + quote(path_) + ": " + why);
     }
     size_ = static_cast<std::uint64_t>(status.st_size);
   }
@@ -198,7 +198,7 @@ class InputFile {
       const auto got = posix::uninterrupted(
           [&] { return ::pread(descriptor_, bytes + done, part, static_cast<off_t>(offset + done)); });
       if (got < 0)
-        refuse_file("cannot read " + quoted(path_) + " at byte " + std::to_string(offset + done) + ": " +
+        refuse_file("cannot read " + quote(path_) + " at byte " + std::to_string(offset + done) + ": " +
                     std::strerror(errno));
       if (got == 0) refuse_short(size, offset, done);  // someone cut the file short meanwhile
       done += static_cast<std::size_t>(got);
@@ -207,7 +207,7 @@ class InputFile {
 
  private:
   [[noreturn]] void refuse_short(std::uint64_t size, std::uint64_t offset, std::uint64_t found) const {
-    refuse_file("cannot read " + quoted(path_) + ": expected " + std::to_string(size) + " bytes at byte " +
+    refuse_file("cannot read " + quote(path_) + ": expected " + std::to_string(size) + " bytes at byte " +
                 std::to_string(offset) + ", found the end of the file after " + std::to_string(found));
   }
 

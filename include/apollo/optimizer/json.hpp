@@ -78,7 +78,7 @@ class Reader {
   Reader(std::string_view bytes, std::string_view file) : bytes_(bytes), file_(file) {}
 
   [[noreturn]] void fail(std::uint64_t at, const std::string& what) const {
-    refuse_file(quoted(file_) + ", byte " + std::to_string(at) + ": " + what);
+    refuse_file(quote(file_) + ", byte " + std::to_string(at) + ": " + what);
   }
 
   /// A name as it stands in a message: no control characters, and cut where a hostile file made it long.
@@ -88,7 +88,7 @@ class Reader {
       n = utf8_length(std::string_view(name).substr(i));
       out += static_cast<unsigned char>(name[i]) < 0x20 ? "?" : name.substr(i, n);
     }
-    return quoted(out.size() < name.size() ? out + "..." : out);
+    return quote(out.size() < name.size() ? out + "..." : out);
   }
 
   std::string found() const {

@@ -194,7 +194,7 @@ class BasicOptimizer {
     const std::size_t index = index_of(name);
     Parameter<Backend>& parameter = *parameters_[index];
     if (open_ && parameter.tick == tick_)
-      refuse_now("tensor " + quoted(name) + ": a second step in tick " + text(tick_) + "; call end_tick() first");
+      refuse_now("tensor " + quote(name) + ": a second step in tick " + text(tick_) + "; call end_tick() first");
     if (!open_) begin_tick();
     return reports_[index] = step_one(parameter, workspace, gradient_scale_);
   }
@@ -214,7 +214,7 @@ class BasicOptimizer {
     Index count = 0;
     for (const auto& parameter : parameters_)
       if (parameter->tick != tick_ && parameter->has_gradient() && ++count <= 5)
-        missing += (count > 1 ? ", " : "") + quoted(parameter->name());
+        missing += (count > 1 ? ", " : "") + quote(parameter->name());
     if (count > 0)
       refuse_now("end_tick(): " + text(count) + " of " + text(static_cast<Index>(parameters_.size())) +
                  " tensors were not stepped in tick " + text(tick_) + ": " + missing + (count > 5 ? ", ..." : "") +
@@ -296,9 +296,9 @@ class BasicOptimizer {
   void check_identity(std::string_view name, TensorId id) const {
     if (name.empty()) refuse("a tensor's name is empty; it is its identity");
     for (const auto& other : parameters_) {
-      if (other->name() == name) refuse("two tensors are named " + quoted(name) + "; a name is an identity");
+      if (other->name() == name) refuse("two tensors are named " + quote(name) + "; a name is an identity");
       if (other->id() == id)
-        refuse("tensors " + quoted(other->name()) + " and " + quoted(name) + " share the id " + std::to_string(id) +
+        refuse("tensors " + quote(other->name()) + " and " + quote(name) + " share the id " + std::to_string(id) +
                ", by default a hash of the name; rename one or give it an id");
     }
   }
@@ -321,7 +321,7 @@ class BasicOptimizer {
   std::size_t index_of(std::string_view name) const {
     const std::size_t at = lower_bound(name);
     if (at == by_name_.size() || parameters_[by_name_[at]]->name() != name)
-      refuse("no tensor is named " + quoted(name) + " (" + text(static_cast<Index>(parameters_.size())) +
+      refuse("no tensor is named " + quote(name) + " (" + text(static_cast<Index>(parameters_.size())) +
              " are registered)");
     return by_name_[at];
   }
@@ -350,7 +350,7 @@ class BasicOptimizer {
       for (const auto& parameter : parameters_)
         if (parameter->group == g)
           refuse("group " + text(static_cast<Index>(g)) + " has a low-rank projection but holds vectors only (" +
-                 text(groups_[g].vectors) + ", the first is " + quoted(parameter->name()) +
+                 text(groups_[g].vectors) + ", the first is " + quote(parameter->name()) +
                  "); give them a group of AdamWOptions, or check that its matrices were not flattened");
     }
   }

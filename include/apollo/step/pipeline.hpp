@@ -59,11 +59,9 @@ class Pipeline {
                      TensorReport& report) {
     const double factor = input.gradient_factor < 0 ? -input.gradient_factor : input.gradient_factor;
     report.gradient_norm = factor * __builtin_sqrt(summary.squared_norm);
-    if (setup.settings.check_finite && !summary.finite) {
-      report.reason = Skip::not_finite;
-      return false;
-    }
-    return report.stepped = true;
+    report.stepped = !setup.settings.check_finite || summary.finite;
+    if (!report.stepped) report.reason = Skip::not_finite;
+    return report.stepped;
   }
 
   template <class W, class G>

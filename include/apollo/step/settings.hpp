@@ -62,7 +62,7 @@ struct Check {
   std::string_view tensor;
 
   [[noreturn]] void fail(const std::string& what) const {
-    refuse(tensor.empty() ? what : "tensor " + quoted(tensor) + ": " + what);
+    refuse(tensor.empty() ? what : "tensor " + quote(tensor) + ": " + what);
   }
   void at_least(const char* name, double value, double bound) const {
     if (!bits::finite(value) || !(value >= bound))

@@ -48,10 +48,10 @@ std::vector<MatrixView<T>> unfold(const TensorView<T>& view, Unfold how, const s
   const auto& stride = view.strides;
   const std::size_t n = view.dimensions();
   const auto count = text(static_cast<Index>(n));
-  if (n == 0) refuse("tensor " + quoted(name) + " has 0 dimensions; at least 1 is needed");
+  if (n == 0) refuse("tensor " + quote(name) + " has 0 dimensions; at least 1 is needed");
   if (how == Unfold::batch) {
     if (n != 3)
-      refuse("tensor " + quoted(name) + " has " + count + " dimensions; Unfold::batch needs 3, [count, rows, cols]");
+      refuse("tensor " + quote(name) + " has " + count + " dimensions; Unfold::batch needs 3, [count, rows, cols]");
     std::vector<MatrixView<T>> matrices;
     for (Index e = 0; e < extent[0]; ++e)
       matrices.push_back(
@@ -59,14 +59,14 @@ std::vector<MatrixView<T>> unfold(const TensorView<T>& view, Unfold how, const s
     return matrices;
   }
   if (n > 2 && how == Unfold::none)
-    refuse("tensor " + quoted(name) + " has " + count +
+    refuse("tensor " + quote(name) + " has " + count +
            " dimensions, more than 2: state Unfold::rest or Unfold::batch (docs/adapters.md)");
   if (n == 1) return {{view.data, extent[0], 1, stride[0], 1}};
   Index cols = extent[n - 1];
   Index inner = stride[n - 1];
   for (std::size_t k = n - 1; k-- > 1;) {
     if (cols != 1 && extent[k] != 1 && stride[k] != inner * cols)
-      refuse("tensor " + quoted(name) + ": dimensions " + text(static_cast<Index>(k)) + " and after do not collapse " +
+      refuse("tensor " + quote(name) + ": dimensions " + text(static_cast<Index>(k)) + " and after do not collapse " +
              "to one stride, so Unfold::rest would need a copy");
     if (cols == 1) inner = stride[k];
     cols *= extent[k];
@@ -82,12 +82,12 @@ std::vector<MatrixView<T>> split_rows(const MatrixView<T>& view, const std::vect
   std::vector<MatrixView<T>> blocks;
   Index first = 0;
   for (const Index height : heights) {
-    if (height <= 0) refuse("tensor " + quoted(name) + ": a block of " + text(height) + " rows; at least 1 is needed");
+    if (height <= 0) refuse("tensor " + quote(name) + ": a block of " + text(height) + " rows; at least 1 is needed");
     blocks.push_back(view.middle_rows(first, height));
     first += height;
   }
   if (first != view.rows)
-    refuse("tensor " + quoted(name) + ": blocks of " + text(first) + " rows in all do not tile its " + text(view.rows));
+    refuse("tensor " + quote(name) + ": blocks of " + text(first) + " rows in all do not tile its " + text(view.rows));
   return blocks;
 }
 
