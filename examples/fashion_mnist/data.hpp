@@ -55,7 +55,7 @@ std::vector<std::uint8_t> read_idx(const std::filesystem::path& folder, const st
                              "Debian's package is dataset-fashion-mnist)");
   };
 
-  const gzFile file = gzopen(path.c_str(), "rb");
+  const gzFile file = gzopen(path.string().c_str(), "rb");
   if (file == nullptr) fail("cannot be opened");
   std::size_t count = 1;
   for (const std::size_t extent : extents) count *= extent;

@@ -73,6 +73,18 @@ TEST_CASE("every gradient of the perceptron agrees with central differences") {
   }
 }
 
+TEST_CASE("a product in blocks of columns is the product") {
+  for (const Eigen::Index cols : {1, 127, 128, 129, 300}) {
+    CAPTURE(cols);
+    const Matrix left = Matrix::Random(5, 17), right = Matrix::Random(17, cols);
+    Matrix result;
+    example::multiply(result, left, right);
+    CHECK((result - left.lazyProduct(right)).norm() <= 1e-13);
+    example::multiply(result, left, Matrix(right.transpose()).transpose());
+    CHECK((result - left.lazyProduct(right)).norm() <= 1e-13);
+  }
+}
+
 TEST_CASE("a ReLU that is off passes no gradient") {
   const Matrix x = images();
   Model model(widths, 1);

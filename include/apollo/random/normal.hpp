@@ -27,39 +27,58 @@
 #define APOLLO_DISPATCH_FMA 0
 #endif
 
+#if defined(__clang__) && defined(__x86_64__) && !defined(__FMA__)
+#define APOLLO_FMA_BY_LIBRARY 1
+#include <math.h>
+#else
+#define APOLLO_FMA_BY_LIBRARY 0
+#endif
+
 namespace apollo {
 
 namespace normal {
 
+/// a b + c, rounded once. Under fast math clang would break it in two where the processor has no such instruction; it cannot
+/// see through the library's function. `portably` is a constant wherever this is inlined.
+APOLLO_EXACT_FLOAT APOLLO_INLINE float fused(float a, float b, float c, [[maybe_unused]] bool portably) {
+#if APOLLO_FMA_BY_LIBRARY
+  if (portably) {
+    float (*volatile library)(float, float, float) = &::fmaf;
+    return library(a, b, c);
+  }
+#endif
+  return __builtin_fmaf(a, b, c);
+}
+
 /// Natural logarithm of a positive normal number. Error: 3e-7 relative on (0, 1]; exactly 0 at 1.
-APOLLO_EXACT_FLOAT APOLLO_INLINE float log(float x) {
+APOLLO_EXACT_FLOAT APOLLO_INLINE float log(float x, bool portably) {
   const auto u = std::bit_cast<std::int32_t>(x);
   const std::int32_t exponent = (u - std::bit_cast<std::int32_t>(0.70710677f)) >> 23;
   const float m = std::bit_cast<float>(u - exponent * (1 << 23));  // in [sqrt(1/2), sqrt(2))
   const float t = (m - 1.0f) / (m + 1.0f);                         // log m = 2 artanh t
   const float z = t * t;
-  float series = __builtin_fmaf(z, 2.0f / 9, 2.0f / 7);
-  series = __builtin_fmaf(z, series, 2.0f / 5);
-  series = __builtin_fmaf(z, series, 2.0f / 3);
-  series = __builtin_fmaf(z, series, 2.0f);
-  return __builtin_fmaf(static_cast<float>(exponent), 0.693147181f, t * series);
+  float series = fused(z, 2.0f / 9, 2.0f / 7, portably);
+  series = fused(z, series, 2.0f / 5, portably);
+  series = fused(z, series, 2.0f / 3, portably);
+  series = fused(z, series, 2.0f, portably);
+  return fused(static_cast<float>(exponent), 0.693147181f, t * series, portably);
 }
 
 /// Cosine and sine of the angle turn / 2^32 of a full circle. Error: 2e-7 absolute.
-APOLLO_EXACT_FLOAT APOLLO_INLINE void cos_sin(std::uint32_t turn, float& cosine, float& sine) {
+APOLLO_EXACT_FLOAT APOLLO_INLINE void cos_sin(std::uint32_t turn, float& cosine, float& sine, bool portably) {
   const std::uint32_t quadrant = (turn + 0x20000000u) >> 30;  // nearest multiple of a quarter
   const auto offset = static_cast<std::int32_t>(turn - (quadrant << 30));
   const float a = static_cast<float>(offset) * 1.46291808e-9f;  // 2 pi / 2^32, so |a| <= pi / 4
   const float z = a * a;
-  float s = __builtin_fmaf(z, 2.75573192e-6f, -1.98412698e-4f);
-  s = __builtin_fmaf(z, s, 8.33333333e-3f);
-  s = __builtin_fmaf(z, s, -1.66666667e-1f);
-  s = __builtin_fmaf(a * z, s, a);
-  float c = __builtin_fmaf(z, -2.75573192e-7f, 2.48015873e-5f);
-  c = __builtin_fmaf(z, c, -1.38888889e-3f);
-  c = __builtin_fmaf(z, c, 4.16666667e-2f);
-  c = __builtin_fmaf(z, c, -0.5f);
-  c = __builtin_fmaf(z, c, 1.0f);
+  float s = fused(z, 2.75573192e-6f, -1.98412698e-4f, portably);
+  s = fused(z, s, 8.33333333e-3f, portably);
+  s = fused(z, s, -1.66666667e-1f, portably);
+  s = fused(a * z, s, a, portably);
+  float c = fused(z, -2.75573192e-7f, 2.48015873e-5f, portably);
+  c = fused(z, c, -1.38888889e-3f, portably);
+  c = fused(z, c, 4.16666667e-2f, portably);
+  c = fused(z, c, -0.5f, portably);
+  c = fused(z, c, 1.0f, portably);
   // Odd quadrants swap the two, and bits 31 carry the signs: selected by masks, since a branch would stop vectorization.
   const auto c_bits = std::bit_cast<std::uint32_t>(c), s_bits = std::bit_cast<std::uint32_t>(s);
   const std::uint32_t swap = (c_bits ^ s_bits) & (0u - (quadrant & 1u));
@@ -68,12 +87,14 @@ APOLLO_EXACT_FLOAT APOLLO_INLINE void cos_sin(std::uint32_t turn, float& cosine,
 }
 
 /// Two independent standard normals from 64 random bits; none is larger than 6.67.
-APOLLO_EXACT_FLOAT APOLLO_INLINE void pair(std::uint32_t radius_bits, std::uint32_t turn, float& first, float& second) {
+APOLLO_EXACT_FLOAT APOLLO_INLINE void pair(std::uint32_t radius_bits, std::uint32_t turn, float& first, float& second,
+                                           bool portably) {
   const auto k = static_cast<std::int32_t>(radius_bits >> 1);
-  const float uniform = __builtin_fmaf(static_cast<float>(k), 0x1p-31f, 0x1p-32f);  // (0, 1]
-  const float radius = __builtin_sqrtf(-2.0f * log(uniform));
+  const float uniform = fused(static_cast<float>(k), 0x1p-31f, 0x1p-32f, portably);  // (0, 1]
+  // In double and rounded once more it has the same bits as sqrtf, which clang's fast math would replace by an estimate.
+  const auto radius = static_cast<float>(__builtin_sqrt(static_cast<double>(-2.0f * log(uniform, portably))));
   float cosine = 0, sine = 0;
-  cos_sin(turn, cosine, sine);
+  cos_sin(turn, cosine, sine, portably);
   first = radius * cosine;
   second = radius * sine;
 }
@@ -82,7 +103,8 @@ inline constexpr int blocks_at_once = 16;
 inline constexpr int batch = 4 * blocks_at_once;
 
 /// Normals 4 * block ... 4 * block + 63 of the stream.
-APOLLO_EXACT_FLOAT APOLLO_INLINE void fill_batch(const RandomStream& stream, std::uint64_t block, float* out) {
+APOLLO_EXACT_FLOAT APOLLO_INLINE void fill_batch(const RandomStream& stream, std::uint64_t block, float* out,
+                                                 bool portably) {
   std::uint32_t word[4][blocks_at_once];
   for (int i = 0; i < blocks_at_once; ++i) {
     const PhiloxCounter position = stream.position(block + static_cast<std::uint64_t>(i));
@@ -90,14 +112,14 @@ APOLLO_EXACT_FLOAT APOLLO_INLINE void fill_batch(const RandomStream& stream, std
   }
   philox<blocks_at_once>(word, stream.key());
   float value[4][blocks_at_once];
-  for (int i = 0; i < blocks_at_once; ++i) pair(word[0][i], word[1][i], value[0][i], value[1][i]);
-  for (int i = 0; i < blocks_at_once; ++i) pair(word[2][i], word[3][i], value[2][i], value[3][i]);
+  for (int i = 0; i < blocks_at_once; ++i) pair(word[0][i], word[1][i], value[0][i], value[1][i], portably);
+  for (int i = 0; i < blocks_at_once; ++i) pair(word[2][i], word[3][i], value[2][i], value[3][i], portably);
   for (int i = 0; i < blocks_at_once; ++i)
     for (int k = 0; k < 4; ++k) out[4 * i + k] = value[k][i];
 }
 
 APOLLO_EXACT_FLOAT APOLLO_INLINE void fill_blocks(const RandomStream& stream, std::uint64_t first, std::uint64_t count,
-                                                  float* out) {
+                                                  float* out, bool portably) {
   float buffer[batch];
   for (std::uint64_t done = 0; done < count;) {
     const std::uint64_t at = first + done;
@@ -105,9 +127,9 @@ APOLLO_EXACT_FLOAT APOLLO_INLINE void fill_blocks(const RandomStream& stream, st
     const std::uint64_t left = count - done;
     const std::uint64_t take = left < batch - skip ? left : batch - skip;
     if (skip == 0 && take == batch) {
-      fill_batch(stream, at >> 2, out + done);
+      fill_batch(stream, at >> 2, out + done, portably);
     } else {
-      fill_batch(stream, at >> 2, buffer);
+      fill_batch(stream, at >> 2, buffer, portably);
       for (std::uint64_t i = 0; i < take; ++i) out[done + i] = buffer[skip + i];
     }
     done += take;
@@ -116,14 +138,14 @@ APOLLO_EXACT_FLOAT APOLLO_INLINE void fill_blocks(const RandomStream& stream, st
 
 APOLLO_EXACT_FLOAT inline void fill_portable(const RandomStream& stream, std::uint64_t first, std::uint64_t count,
                                              float* out) {
-  fill_blocks(stream, first, count, out);
+  fill_blocks(stream, first, count, out, true);
 }
 
 #if APOLLO_DISPATCH_FMA
 // Without -mfma a fused multiply-add is a library call, thirty times slower and correct to the same bit.
 APOLLO_EXACT_FLOAT [[gnu::target("avx2,fma")]] inline void fill_fma(const RandomStream& stream, std::uint64_t first,
                                                                     std::uint64_t count, float* out) {
-  fill_blocks(stream, first, count, out);
+  fill_blocks(stream, first, count, out, false);
 }
 #endif
 
@@ -145,3 +167,4 @@ inline void fill_normals(const RandomStream& stream, std::uint64_t first, std::u
 #pragma float_control(pop)
 #endif
 #undef APOLLO_EXACT_FLOAT
+#undef APOLLO_FMA_BY_LIBRARY

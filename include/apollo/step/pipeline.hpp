@@ -98,7 +98,9 @@ class Pipeline {
       }
     if constexpr (std::is_same_v<Projection, SvdProjection>)
       if (due) {  // a basis of a bad gradient must not replace a good one, so this step looks before it computes
-        if (!accept(setup, session.inspect(plan, x, nullptr), input, report)) return;
+        GradientSummary summary = session.inspect(plan, x, nullptr);
+        if (sizeof(T) == 4 && summary.squared_norm > 1e76) summary.finite = false;  // R might overflow later
+        if (!accept(setup, summary, input, report)) return;
         report.stepped = false;
         refresh_basis(session, setup, state, scratch, x, first, index);
       }

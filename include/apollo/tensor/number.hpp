@@ -37,7 +37,7 @@ APOLLO_HD constexpr std::uint16_t to_bfloat16(float value) {
 APOLLO_INLINE constexpr std::uint16_t to_bfloat16_stochastic(float value, std::uint32_t noise) {
   const auto u = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t rounded = u + (noise & 0xffffu);
-  const bool keeps_finite = (rounded & float_exponent) != float_exponent;
+  const bool keeps_finite = (u & float_exponent) != float_exponent && (rounded & float_exponent) != float_exponent;
   const std::uint32_t payload = (u & ~float_sign) > float_exponent ? 0x40u : 0u;  // a NaN must not become infinity
   return static_cast<std::uint16_t>(((keeps_finite ? rounded : u) >> 16) | payload);
 }

@@ -130,7 +130,7 @@ constexpr auto constant_view_of(const Tensor& tensor) {
 
 /// A flat container as a matrix; its size must be rows * cols.
 template <class Container>
-  requires(adapter::Contiguous<Container>)
+  requires(adapter::Contiguous<std::remove_reference_t<Container>>)
 constexpr auto row_major(Container&& container, Index rows, Index cols) {
   if (static_cast<Index>(container.size()) != rows * cols)
     refuse("a container of " + text(static_cast<Index>(container.size())) + " elements cannot be a " +
