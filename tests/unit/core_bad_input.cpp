@@ -389,6 +389,12 @@ TEST_CASE("two names with one id are refused") {
         Leaf<float>& leaf = turn++ == 0 ? taken : taken_too;
         w.optimizer.add(w.low, first, leaf.w.view, leaf.g.view);
       });
+  check<std::invalid_argument>(
+      {{"an id that is given and taken",
+        [](World& w) {
+          w.optimizer.add(w.dense, "n", apollo::tensor_id("matrix"), w.other.w.view, w.other.g.view);
+        },
+        {"'matrix'", "'n'", std::to_string(apollo::tensor_id("matrix"))}}});
 }
 
 TEST_CASE("tensors of more dimensions must say how they unfold") {

@@ -17,6 +17,9 @@
 
 #if !defined(__cpp_exceptions) && APOLLO_HAS_FILES
 #include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
 #endif
 
 namespace {
@@ -114,6 +117,23 @@ TEST_CASE("the name and the seed choose the random projection") {
   CHECK(model::same_bits(run("a", 5), run("a", 5)));
   CHECK_FALSE(model::same_bits(run("a", 5), run("b", 5)));
   CHECK_FALSE(model::same_bits(run("a", 5), run("a", 6)));
+}
+
+TEST_CASE("an id that is given takes the place of the name's in the random streams") {
+  const auto run = [](const char* name, apollo::TensorId id) {
+    apollo::Optimizer optimizer;
+    Leaf<float> data("data", 14, 6);
+    optimizer.add(optimizer.add_group(low_rank()), name, id, data.w.view, data.g.view);
+    optimizer.step();
+    return data.w.memory;
+  };
+  CHECK(model::same_bits(run("a", 7), run("b", 7)));
+  CHECK_FALSE(model::same_bits(run("a", 7), run("a", 8)));
+  apollo::Optimizer by_name;
+  Leaf<float> data("data", 14, 6);
+  by_name.add(by_name.add_group(low_rank()), "a", data.w.view, data.g.view);
+  by_name.step();
+  CHECK(model::same_bits(data.w.memory, run("other", apollo::tensor_id("a"))));
 }
 
 TEST_CASE("a model steps each tensor as its static optimizer does") {

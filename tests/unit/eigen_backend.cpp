@@ -34,11 +34,11 @@ constexpr double tolerance(int steps) {
 /// `rank` strong directions.
 Matrix gradient(Index rows, Index cols, Index rank, std::int64_t step) {
   const auto t = static_cast<std::uint64_t>(step);
-  Matrix g = support::scaled(support::uniform_matrix(rows, cols, 1, t), 0.01);
+  Matrix g = support::scaled(support::uniform_matrix(rows, cols, 1, t), 1e-4);
   for (Index k = 0; k < rank; ++k) {
     const Matrix u = support::uniform_matrix(rows, 1, 100 + static_cast<std::uint64_t>(k), t / 3);
     const Matrix v = support::uniform_matrix(1, cols, 200 + static_cast<std::uint64_t>(k), t / 3);
-    const double strength = std::ldexp(4.0, static_cast<int>(-k)) / std::sqrt(support::norm(u) * support::norm(v));
+    const double strength = 4 * std::pow(0.6, static_cast<double>(k)) / std::sqrt(support::norm(u) * support::norm(v));
     for (Index i = 0; i < rows; ++i)
       for (Index j = 0; j < cols; ++j) g(i, j) += strength * u(i, 0) * v(0, j);
   }
@@ -55,14 +55,19 @@ struct Setting {
   int steps = 5;
 };
 
+/// Moments that are kept while the signs of singular vectors change mean something else on each side afterwards.
+template <class Member, class Options>
+void one_basis_if_kept(Options& options, int steps) {
+  if constexpr (std::is_same_v<typename Member::Policies::Projection, apollo::SvdProjection>)
+    if (options.on_refresh == apollo::OnRefresh::keep) options.update_proj_gap = steps;
+}
+
 /// Runs `Member` of both backends over the same gradients and compares weights, state and reports.
 template <class T, template <class...> class Wrap, class Options>
 void compare(const Setting& s, Options options, int threads = 2) {
   using Plain = Wrap<apollo::arithmetic_t<T>, Reference>;
   using Fast = Wrap<apollo::arithmetic_t<T>, EigenBackend>;
-  // Moments that are kept while the signs of singular vectors change mean something else on each side afterwards.
-  if constexpr (std::is_same_v<typename Plain::Policies::Projection, apollo::SvdProjection>)
-    if (options.on_refresh == apollo::OnRefresh::keep) options.update_proj_gap = s.steps;
+  one_basis_if_kept<Plain>(options, s.steps);
   const Matrix start = support::uniform_matrix(s.rows, s.cols, 7);
   support::Tensor<T> plain_w(start, s.weight), fast_w(start, s.weight), g(start, s.gradient);
   Plain plain(plain_w.view, options, "tensor");
@@ -93,7 +98,9 @@ void compare(const Setting& s, Options options, int threads = 2) {
     for (const char* name : {"exp_avg", "momentum_buffer"})
       if (dump->arrays.count("basis") != 0 && dump->arrays.count(name) != 0)
         dump->arrays[name] = support::product(dump->arrays[name], support::transposed(dump->arrays["basis"]));
-  for (const auto& [name, array] : there.arrays) {
+  for (const auto& each : there.arrays) {
+    const std::string& name = each.first;
+    const Matrix& array = each.second;
     CAPTURE(name);
     // Stored in bfloat16 with random rounding, a value may fall one place to the other side.
     using Stored = apollo::stored_t<typename Plain::Policies::Moments, apollo::arithmetic_t<T>>;
@@ -109,7 +116,9 @@ void compare(const Setting& s, Options options, int threads = 2) {
       CHECK(support::relative_error(here.arrays.at(name), array) <= allowed);
     }
   }
-  for (const auto& [name, value] : there.scalars) {
+  for (const auto& each : there.scalars) {
+    const std::string& name = each.first;
+    const double value = each.second;
     CAPTURE(name);
     CHECK(std::fabs(here.scalars.at(name) - value) <= 1e-4 * std::fabs(value));
   }
@@ -241,7 +250,6 @@ TEST_CASE("every rank from 1 to the side, in lanes of eight and not") {
 }
 
 TEST_CASE("singular vectors of every rank span the same space") {
-  // Twice as many strong directions as any rank would leave no gap behind it, so each rank has gradients of its own.
   for (const Index rank : {1, 2, 3, 5, 8, 12}) {
     CAPTURE(rank);
     for (const auto svd : {apollo::SvdMethod::subspace, apollo::SvdMethod::exact})
@@ -261,6 +269,7 @@ TEST_CASE("a gradient factor, coupled decay and either order") {
     using Member = typename decltype(tag)::type;
     using Plain = typename Rewrap<Member>::template with<T, Reference>;
     using Fast = typename Rewrap<Member>::template with<T, EigenBackend>;
+    one_basis_if_kept<Plain>(options, 4);
     support::Tensor<T> a(start, Layout::row_major), b(start, Layout::row_major), g(start, Layout::column_major);
     Plain plain(a.view, options);
     Fast fast(b.view, options);

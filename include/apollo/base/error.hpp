@@ -52,6 +52,6 @@ inline std::string text(double value) {
 }
 inline std::string text(Index value) { return std::to_string(value); }
 inline std::string text(Shape shape) { return text(shape.rows) + " x " + text(shape.cols); }
-inline std::string quote(std::string_view name) { return "'" + std::string(name) + "'"; }
+inline std::string quote(std::string_view name) { return std::string("'").append(name).append("'"); }
 
 }  // namespace apollo

@@ -173,34 +173,39 @@ void compare(const BasicOptimizer<Backend>& optimizer, const safetensors::Header
       item.offset = header.data_offset + found->begin;
     }
   }
-  if (header.tensors.size() <= items.size()) return;
-  std::vector<std::string_view> known;
-  const auto lower = [&](std::string_view name) {
-    std::size_t first = 0, last = known.size();
+  const auto name = [&](std::size_t i) -> const std::string& { return items[i].tensor.name; };
+  const std::vector<std::size_t> order =
+      json::sorted(items.size(), [&](std::size_t i, std::size_t k) { return name(i) < name(k); });
+  for (const auto& tensor : header.tensors) {
+    std::size_t first = 0, last = order.size();
     while (first < last) {
       const std::size_t middle = first + (last - first) / 2;
-      (known[middle] < name) ? first = middle + 1 : last = middle;
+      if (name(order[middle]) < tensor.name)
+        first = middle + 1;
+      else
+        last = middle;
     }
-    return first;
-  };
-  for (const Item& item : items)
-    known.insert(known.begin() + static_cast<std::ptrdiff_t>(lower(item.tensor.name)), item.tensor.name);
-  for (const auto& tensor : header.tensors) {
-    const std::size_t at = lower(tensor.name);
-    if (at == known.size() || known[at] != tensor.name)
+    if (first == order.size() || name(order[first]) != tensor.name)
       wrong.add(quote(tensor.name) + " is in the file only; no such tensor is registered");
   }
 }
 
-/// Numbers of a record must make sense before they replace ours.
+/// Numbers of a record must make sense before they replace ours. A tensor's step comes before what is bounded by it.
 inline void check_numbers(const std::vector<Item>& items, const std::vector<std::byte>& bytes,
                           std::uint64_t data_offset, Mismatches& wrong) {
+  constexpr std::int64_t most_steps = std::int64_t{1} << 47;  // random streams count no further
+  std::int64_t steps = 0;
   for (const Item& item : items) {
     const std::byte* at = bytes.data() + (item.offset - data_offset);
     if (item.integer != nullptr) {
+      const std::string_view name = item.tensor.name;
+      const std::string_view field = name.substr(name.rfind('.') + 1);
       std::int64_t value = 0;
       std::memcpy(&value, at, sizeof value);
-      if (value < 0) wrong.add(quote(item.tensor.name) + " = " + text(value) + " must be at least 0");
+      const std::int64_t bound = field == "step" ? most_steps : field == "restart" ? steps : 1;
+      if (value < 0 || value > bound)
+        wrong.add(quote(name) + " = " + text(value) + " must be at least 0 and at most " + text(bound));
+      if (field == "step") steps = value;
     } else if (item.real != nullptr) {
       float value = 0;
       std::memcpy(&value, at, sizeof value);

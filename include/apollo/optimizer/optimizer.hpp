@@ -69,16 +69,16 @@ class BasicOptimizer {
   /// Errors: those of make_plan; shapes that differ; null data; W and G overlapping; a name or an id that is taken.
   template <class Policies, class Weight, class Gradient>
   void add(Group<Policies> group, std::string_view name, Weight&& weight, const Gradient& gradient) {
-    add_view(group, name, tensor_id(name), view_of(weight), constant_view_of(gradient), true);
+    add_view(group, name, tensor_id(name), weight_view_of(weight), constant_view_of(gradient), true);
   }
   /// The same with an id of the caller's instead of the name's hash: it keys the tensor's random streams.
   template <class Policies, class Weight, class Gradient>
   void add(Group<Policies> group, std::string_view name, TensorId id, Weight&& weight, const Gradient& gradient) {
-    add_view(group, name, id, view_of(weight), constant_view_of(gradient), true);
+    add_view(group, name, id, weight_view_of(weight), constant_view_of(gradient), true);
   }
   template <class Policies, class Weight>
   void add(Group<Policies> group, std::string_view name, Weight&& weight, NoGradient) {
-    const auto w = view_of(weight);
+    const auto w = weight_view_of(weight);
     using Value = typename decltype(w)::value_type;
     add_view(group, name, tensor_id(name), w,
              MatrixView<const Value>(nullptr, w.rows, w.cols, w.row_stride, w.col_stride), false);
@@ -113,11 +113,11 @@ class BasicOptimizer {
   /// Gives a tensor other memory, of the same shape and value types. Errors: as add; an unknown name.
   template <class Weight, class Gradient>
   void rebind(std::string_view name, Weight&& weight, const Gradient& gradient) {
-    find(name).bind(AnyView::of(view_of(weight)), AnyView::of(constant_view_of(gradient)), true);
+    find(name).bind(AnyView::of(weight_view_of(weight)), AnyView::of(constant_view_of(gradient)), true);
   }
   template <class Weight>
   void rebind(std::string_view name, Weight&& weight, NoGradient) {
-    find(name).bind(AnyView::of(view_of(weight)), {}, false);
+    find(name).bind(AnyView::of(weight_view_of(weight)), {}, false);
   }
 
   // --- learning rates, scaling, clipping --------------------------------------------------------------------------------
@@ -173,10 +173,7 @@ class BasicOptimizer {
   /// Opens a tick for layer-wise steps; step(name) does so by itself. Call it before concurrent ones.
   void begin_tick() {
     if (open_) refuse_now("begin_tick() while tick " + text(tick_) + " is open; call end_tick() first");
-    check_groups();
-    if (clip_ > 0)
-      refuse_now("layer-wise steps cannot clip by global norm = " + text(clip_) +
-                 ", which needs every gradient at once; use step(), or clip_global_norm(0)");
+    check_layer_wise();
     ++tick_;
     open_ = true;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -192,17 +189,16 @@ class BasicOptimizer {
 
   TensorReport step(std::string_view name, Workspace<Backend>& workspace) {
     const std::size_t index = index_of(name);
-    Parameter<Backend>& parameter = *parameters_[index];
-    if (open_ && parameter.tick == tick_)
-      refuse_now("tensor " + quote(name) + ": a second step in tick " + text(tick_) + "; call end_tick() first");
+    check_turn(index);
     if (!open_) begin_tick();
-    return reports_[index] = step_one(parameter, workspace, gradient_scale_);
+    return reports_[index] = step_one(*parameters_[index], workspace, gradient_scale_);
   }
 
   /// Rebinds and steps.
   template <class Weight, class Gradient>
     requires(!std::is_same_v<std::remove_cvref_t<Gradient>, Workspace<BackendType>>)
   TensorReport step(std::string_view name, Weight&& weight, const Gradient& gradient) {
+    check_turn(index_of(name));
     rebind(name, weight, gradient);
     return step(name);
   }
@@ -261,9 +257,6 @@ class BasicOptimizer {
   template <class Policies, class W, class G>
   void add_view(Group<Policies> group, std::string_view name, TensorId id, const MatrixView<W>& w,
                 const MatrixView<const G>& g, bool with_gradient) {
-    static_assert(
-        !std::is_const_v<W>,
-        "apollo: a weight must be mutable; this tensor's view is of constant elements. See docs/adapters.md.");
     static_assert(std::is_same_v<arithmetic_t<W>, arithmetic_t<G>>,
                   "apollo: weight and gradient must both be double or both be float, bfloat16 or float16.");
     using T = arithmetic_t<W>;
@@ -353,6 +346,21 @@ class BasicOptimizer {
                  text(groups_[g].vectors) + ", the first is " + quote(parameter->name()) +
                  "); give them a group of AdamWOptions, or check that its matrices were not flattened");
     }
+  }
+
+  void check_layer_wise() const {
+    check_groups();
+    if (clip_ > 0)
+      refuse_now("layer-wise steps cannot clip by global norm = " + text(clip_) +
+                 ", which needs every gradient at once; use step(), or clip_global_norm(0)");
+  }
+
+  /// Whether this tensor may be stepped now, layer-wise.
+  void check_turn(std::size_t index) const {
+    check_layer_wise();
+    if (open_ && parameters_[index]->tick == tick_)
+      refuse_now("tensor " + quote(parameters_[index]->name()) + ": a second step in tick " + text(tick_) +
+                 "; call end_tick() first");
   }
 
   double squared_norm() {

@@ -142,7 +142,7 @@ class TensorOptimizer {
   template <class Weight, class Gradient>
   TensorReport step(Weight&& weight, const Gradient& gradient, Workspace<Backend>& workspace) noexcept {
     check_scalar<Weight>();
-    const auto w = view_of(weight);
+    const auto w = weight_view_of(weight);
     const auto g = constant_view_of(gradient);
     TensorReport report;
     report.name = name_;

@@ -79,7 +79,9 @@ template <class Policies>
 constexpr Plan outline(Shape shape, const Settings& settings, Order2D weight_order = Order2D::row_major) {
   Plan plan;
   plan.shape = shape;
-  if constexpr (Policies::Projection::projects)
+  if constexpr (Policies::one_pass)  // no channels: the rows of X are what lies adjacent in memory
+    plan.transposed = weight_order == Order2D::column_major;
+  else if constexpr (Policies::Projection::projects)
     plan.transposed = !geometry::removes_columns(shape, settings.proj_type);
   else
     plan.transposed = !geometry::channels_are_rows(shape, settings.channel_axis);

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include <apollo/base/error.hpp>
 #include <apollo/tensor/number.hpp>
@@ -58,9 +59,6 @@ concept Contiguous = !StridedMatrix<T> && requires(T& t) {
 } && !requires(T& t) { t.rows(); };
 // clang-format on
 
-template <class>
-inline constexpr bool always_false = false;
-
 }  // namespace adapter
 
 template <class T>
@@ -88,37 +86,75 @@ struct TensorTraits<C, std::enable_if_t<adapter::Contiguous<C>>> {
   }
 };
 
+namespace adapter {
+
+template <class T>
+constexpr bool stores_our_numbers() {
+  if constexpr (HasValueType<T>) return is_storage_type<std::remove_const_t<typename TensorTraits<T>::value_type>>;
+  return true;
+}
+template <class T>
+constexpr bool has_views() {
+  if constexpr (HasValueType<T>) return HasView<T> && HasView<const T>;
+  return true;
+}
+template <class T>
+constexpr bool views_are_ours() {
+  if constexpr (HasValueType<T> && HasView<T> && HasView<const T>) {
+    using Value = std::remove_const_t<typename TensorTraits<T>::value_type>;
+    using View = decltype(TensorTraits<T>::view(std::declval<T&>()));
+    using ConstantView = decltype(TensorTraits<T>::view(std::declval<const T&>()));
+    return (std::is_same_v<View, MatrixView<Value>> || std::is_same_v<View, MatrixView<const Value>>)&&(
+        std::is_same_v<ConstantView, MatrixView<Value>> || std::is_same_v<ConstantView, MatrixView<const Value>>);
+  }
+  return true;
+}
+
+/// What a wrong adapter is told. A class, so that each type is told once, however often its views are taken.
+template <class T>
+struct Diagnosis {
+  static_assert(HasValueType<T>,
+                "apollo: this type is not a tensor to us. Specialise apollo::TensorTraits for it with value_type and "
+                "view(); docs/adapters.md shows how.");
+  static_assert(stores_our_numbers<T>(),
+                "apollo: TensorTraits<...>::value_type must be float, double, apollo::bfloat16 or apollo::float16; "
+                "see docs/adapters.md.");
+  static_assert(has_views<T>(),
+                "apollo: TensorTraits<...>::view(tensor) is missing for this tensor (did you provide it for a "
+                "constant tensor too?); see docs/adapters.md.");
+  static_assert(views_are_ours<T>(),
+                "apollo: TensorTraits<...>::view(tensor) must return apollo::MatrixView of value_type; see "
+                "docs/adapters.md.");
+  static constexpr bool fine = HasValueType<T> && stores_our_numbers<T>() && has_views<T>() && views_are_ours<T>();
+};
+
+template <class T>
+struct WeightDiagnosis {
+  static_assert(!std::is_const_v<T>,
+                "apollo: a weight must be mutable; this tensor's view is of constant elements. See docs/adapters.md.");
+};
+
+}  // namespace adapter
+
 /// The view of any tensor that has an adapter. Exactly one plain-English error where there is none.
 template <class Tensor>
 constexpr auto view_of(Tensor&& tensor) {
   using Plain = std::remove_cvref_t<Tensor>;
-  if constexpr (!adapter::HasValueType<Plain>) {
-    static_assert(adapter::always_false<Tensor>,
-                  "apollo: this type is not a tensor to us. Specialise apollo::TensorTraits for it with value_type and "
-                  "view(); docs/adapters.md shows how.");
+  if constexpr (adapter::Diagnosis<Plain>::fine)
+    return TensorTraits<Plain>::view(tensor);
+  else
     return MatrixView<float>();
-  } else if constexpr (!is_storage_type<std::remove_const_t<typename TensorTraits<Plain>::value_type>>) {
-    static_assert(adapter::always_false<Tensor>,
-                  "apollo: TensorTraits<...>::value_type must be float, double, apollo::bfloat16 or apollo::float16; "
-                  "see docs/adapters.md.");
-    return MatrixView<float>();
-  } else if constexpr (!adapter::HasView<std::remove_reference_t<Tensor>>) {
-    static_assert(adapter::always_false<Tensor>,
-                  "apollo: TensorTraits<...>::view(tensor) is missing for this tensor (did you provide it for a "
-                  "constant tensor too?); see docs/adapters.md.");
-    return MatrixView<float>();
-  } else {
-    using View = decltype(TensorTraits<Plain>::view(tensor));
-    using Value = typename TensorTraits<Plain>::value_type;
-    if constexpr (!std::is_same_v<View, MatrixView<Value>> && !std::is_same_v<View, MatrixView<const Value>>) {
-      static_assert(adapter::always_false<Tensor>,
-                    "apollo: TensorTraits<...>::view(tensor) must return apollo::MatrixView of value_type; see "
-                    "docs/adapters.md.");
-      return MatrixView<float>();
-    } else {
-      return TensorTraits<Plain>::view(tensor);
-    }
-  }
+}
+
+/// The view of a tensor that is updated.
+template <class Tensor>
+constexpr auto weight_view_of(Tensor&& tensor) {
+  using View = decltype(view_of(tensor));
+  using Element = std::remove_pointer_t<decltype(View::data)>;
+  if constexpr (sizeof(adapter::WeightDiagnosis<Element>) > 0 && std::is_const_v<Element>)
+    return MatrixView<typename View::value_type>();
+  else
+    return view_of(tensor);
 }
 
 /// The view of a tensor that is only read: a gradient, a projection.

@@ -5,13 +5,12 @@
 #include <memory>
 #include <vector>
 
+#include <apollo/eigen/eigenvalues.hpp>
 #include <apollo/eigen/executor.hpp>
 #include <apollo/eigen/gemm.hpp>
 #include <apollo/eigen/runs.hpp>
 #include <apollo/step/coefficients.hpp>
 #include <apollo/step/workspace.hpp>
-
-#include <Eigen/Eigenvalues>
 
 namespace apollo {
 
@@ -25,7 +24,6 @@ class EigenBackend {
   using Buffer = HostBuffer<T>;
   template <class T, class Policies>
   using Session = EigenSession<T, Policies>;
-  using Solver = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>;
 
   EigenBackend() : EigenBackend(executor::default_lanes()) {}
   /// OpenMP with this many threads. Error: fewer than 1.
@@ -45,27 +43,18 @@ class EigenBackend {
    public:
     Index bytes() const {
       Index sum = 0;
-      for (const auto& solver : solvers_) {
-        const Index n = solver->eigenvectors_size();
-        sum += (n * n + 4 * n) * static_cast<Index>(sizeof(double));
-      }
+      for (const auto& solver : solvers_) sum += solver->bytes();
       return sum;
     }
-    Solver& solver(Index n) {
+    SymmetricSolver& solver(Index n) {
       for (const auto& kept : solvers_)
-        if (kept->eigenvectors_size() == n) return kept->solver;
-      solvers_.push_back(std::unique_ptr<Kept>(new Kept(n)));
-      return solvers_.back()->solver;
+        if (kept->size() == n) return *kept;
+      solvers_.push_back(std::unique_ptr<SymmetricSolver>(new SymmetricSolver(n)));
+      return *solvers_.back();
     }
 
    private:
-    struct Kept {
-      explicit Kept(Index n) : solver(n), size(n) {}
-      Index eigenvectors_size() const { return size; }
-      Solver solver;
-      Index size;
-    };
-    std::vector<std::unique_ptr<Kept>> solvers_;
+    std::vector<std::unique_ptr<SymmetricSolver>> solvers_;
   };
 
   template <class T, class Policies>

@@ -30,14 +30,8 @@ class EigenSession {
     by_rows(a, b, c, false, C(-1));
   }
 
-  void symmetric_eigen(Index n, double* a, double* values, double* vectors) const {
-    using Matrix = Eigen::Map<Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
-    EigenBackend::Solver& solver = tools_.solver(n);
-    solver.compute(Matrix(a, n, n));
-    for (Index i = 0; i < n; ++i) {
-      values[i] = solver.eigenvalues()[i];
-      for (Index j = 0; j < n; ++j) vectors[j * n + i] = solver.eigenvectors()(j, i);
-    }
+  void symmetric_eigen(Index n, const double* a, double* values, double* vectors) const {
+    tools_.solver(n).compute(a, values, vectors);
   }
 
   // --- project ----------------------------------------------------------------------------------------------------------
