@@ -64,7 +64,8 @@ struct World {
     const auto append = [&](const auto& memory) {
       all.append(reinterpret_cast<const char*>(memory.data()), memory.size() * sizeof memory[0]);
     };
-    for (const Leaf<float>* leaf : {&matrix, &square, &embedding, &bias, &other}) append(leaf->w.memory), append(leaf->g.memory);
+    for (const Leaf<float>* leaf : {&matrix, &square, &embedding, &bias, &other})
+      append(leaf->w.memory), append(leaf->g.memory);
     append(other_double.w.memory);
     return all + std::to_string(optimizer.lr(dense)) + std::to_string(optimizer.lr(low));
   }
@@ -141,19 +142,31 @@ TEST_CASE("options out of range are refused by name, value and bound") {
   const std::vector<std::string> at_least_0 = {"at least 0"}, fraction = {"at least 0", "below 1"},
                                  positive = {"greater than 0"};
 
-  add("AdamW", [](double x) { return AdamWOptions{.lr = x}; }, below_0, "lr", at_least_0);
-  add("Sgd", [](double x) { return SgdOptions{.lr = x}; }, below_0, "lr", at_least_0);
-  add("SgdMomentum", [](double x) { return SgdMomentumOptions{.lr = x}; }, below_0, "lr", at_least_0);
-  add("Apollo", [](double x) { return ApolloOptions{.lr = x}; }, below_0, "lr", at_least_0);
-  add("Mini", [](double x) { return ApolloMiniOptions{.lr = x}; }, below_0, "lr", at_least_0);
-  add("GaLore", [](double x) { return GaLoreOptions{.lr = x}; }, below_0, "lr", at_least_0);
+  add(
+      "AdamW", [](double x) { return AdamWOptions{.lr = x}; }, below_0, "lr", at_least_0);
+  add(
+      "Sgd", [](double x) { return SgdOptions{.lr = x}; }, below_0, "lr", at_least_0);
+  add(
+      "SgdMomentum", [](double x) { return SgdMomentumOptions{.lr = x}; }, below_0, "lr", at_least_0);
+  add(
+      "Apollo", [](double x) { return ApolloOptions{.lr = x}; }, below_0, "lr", at_least_0);
+  add(
+      "Mini", [](double x) { return ApolloMiniOptions{.lr = x}; }, below_0, "lr", at_least_0);
+  add(
+      "GaLore", [](double x) { return GaLoreOptions{.lr = x}; }, below_0, "lr", at_least_0);
 
-  add("AdamW", [](double x) { return AdamWOptions{.beta1 = x}; }, no_fraction, "beta1", fraction);
-  add("AdamW", [](double x) { return AdamWOptions{.beta2 = x}; }, no_fraction, "beta2", fraction);
-  add("Apollo", [](double x) { return ApolloOptions{.beta1 = x}; }, no_fraction, "beta1", fraction);
-  add("Mini", [](double x) { return ApolloMiniOptions{.beta2 = x}; }, no_fraction, "beta2", fraction);
-  add("GaLore", [](double x) { return GaLoreOptions{.beta2 = x}; }, no_fraction, "beta2", fraction);
-  add("SgdMomentum", [](double x) { return SgdMomentumOptions{.momentum = x}; }, no_fraction, "momentum", fraction);
+  add(
+      "AdamW", [](double x) { return AdamWOptions{.beta1 = x}; }, no_fraction, "beta1", fraction);
+  add(
+      "AdamW", [](double x) { return AdamWOptions{.beta2 = x}; }, no_fraction, "beta2", fraction);
+  add(
+      "Apollo", [](double x) { return ApolloOptions{.beta1 = x}; }, no_fraction, "beta1", fraction);
+  add(
+      "Mini", [](double x) { return ApolloMiniOptions{.beta2 = x}; }, no_fraction, "beta2", fraction);
+  add(
+      "GaLore", [](double x) { return GaLoreOptions{.beta2 = x}; }, no_fraction, "beta2", fraction);
+  add(
+      "SgdMomentum", [](double x) { return SgdMomentumOptions{.momentum = x}; }, no_fraction, "momentum", fraction);
 
   const auto no_eps = {0.0, -1e-8, 1e-40, not_a_number, inf, -inf};
   add("AdamW", [](double x) { return AdamWOptions{.eps = x}; }, no_eps, "eps", {"at least 1e-30"});
@@ -161,14 +174,21 @@ TEST_CASE("options out of range are refused by name, value and bound") {
   add("Mini", [](double x) { return ApolloMiniOptions{.eps = x}; }, no_eps, "eps", {"at least 1e-30"});
   add("GaLore", [](double x) { return GaLoreOptions{.eps = x}; }, no_eps, "eps", {"at least 1e-30"});
 
-  add("AdamW", [](double x) { return AdamWOptions{.weight_decay = x}; }, below_0, "weight_decay", at_least_0);
-  add("Sgd", [](double x) { return SgdOptions{.weight_decay = x}; }, below_0, "weight_decay", at_least_0);
-  add("Apollo", [](double x) { return ApolloOptions{.weight_decay = x}; }, below_0, "weight_decay", at_least_0);
-  add("GaLore", [](double x) { return GaLoreOptions{.weight_decay = x}; }, below_0, "weight_decay", at_least_0);
+  add(
+      "AdamW", [](double x) { return AdamWOptions{.weight_decay = x}; }, below_0, "weight_decay", at_least_0);
+  add(
+      "Sgd", [](double x) { return SgdOptions{.weight_decay = x}; }, below_0, "weight_decay", at_least_0);
+  add(
+      "Apollo", [](double x) { return ApolloOptions{.weight_decay = x}; }, below_0, "weight_decay", at_least_0);
+  add(
+      "GaLore", [](double x) { return GaLoreOptions{.weight_decay = x}; }, below_0, "weight_decay", at_least_0);
 
-  add("Apollo", [](double x) { return ApolloOptions{.scale = x}; }, not_positive, "scale", positive);
-  add("Mini", [](double x) { return ApolloMiniOptions{.scale = x}; }, not_positive, "scale", positive);
-  add("GaLore", [](double x) { return GaLoreOptions{.scale = x}; }, not_positive, "scale", positive);
+  add(
+      "Apollo", [](double x) { return ApolloOptions{.scale = x}; }, not_positive, "scale", positive);
+  add(
+      "Mini", [](double x) { return ApolloMiniOptions{.scale = x}; }, not_positive, "scale", positive);
+  add(
+      "GaLore", [](double x) { return GaLoreOptions{.scale = x}; }, not_positive, "scale", positive);
 
   const auto no_gap = {0.0, -7.0};
   const auto gap = [](double x) { return static_cast<Index>(x); };
@@ -215,8 +235,14 @@ TEST_CASE("the bounds themselves are allowed") {
 TEST_CASE("static optimizers refuse the same options with the tensor's name") {
   using namespace apollo;
   const auto message = [](auto&& call) { return model::message_of<std::invalid_argument>(call); };
-  CHECK(model::mentions(message([] { AdamW<>({4, 3}, {.lr = -1}, "embedding"); }), "'embedding'", "lr = -1", "at least 0"));
-  CHECK(model::mentions(message([] { Apollo<>({12, 8}, {.rank = 9}, "wq"); }), "'wq'", "rank = 9", "at most 8", "12 x 8"));
+  CHECK(model::mentions(message([] {
+                          AdamW<>({4, 3}, {.lr = -1}, "embedding");
+                        }),
+                        "'embedding'", "lr = -1", "at least 0"));
+  CHECK(model::mentions(message([] {
+                          Apollo<>({12, 8}, {.rank = 9}, "wq");
+                        }),
+                        "'wq'", "rank = 9", "at most 8", "12 x 8"));
   CHECK(model::mentions(message([] { ApolloMini<>({12, 1}, {}, "bias"); }), "'bias'", "12 x 1", "vector", "AdamW"));
   CHECK(model::mentions(message([] { GaLore<>({1, 9}, {.rank = 1}, "row"); }), "'row'", "1 x 9", "vector"));
   CHECK(model::mentions(message([] { Sgd<>({0, 9}, {}, "none"); }), "'none'", "0 x 9", "at least 1"));
@@ -263,8 +289,10 @@ TEST_CASE("an option that nothing reads is refused") {
       of(model::Tag<StructuredOptimizer<FixedProjection, AdamMoments<>>>(), "update_proj_gap",
          {.rank = 4, .update_proj_gap = 3}),
   });
-  CHECK(model::mentions(model::message_of<std::invalid_argument>([] { Plain({4, 3}, {.rank = 2}, "mine"); }), "'mine'",
-                        "rank", "nothing here reads it"));
+  CHECK(model::mentions(model::message_of<std::invalid_argument>([] {
+                          Plain({4, 3}, {.rank = 2}, "mine");
+                        }),
+                        "'mine'", "rank", "nothing here reads it"));
   // And those that are read are not.
   Plain({4, 3}, {.decay = Decay::coupled});
   Channels({4, 3}, {.beta1 = 0.5, .channel_axis = ChannelAxis::cols});
@@ -314,9 +342,7 @@ TEST_CASE("tensors that cannot be registered are refused") {
        [](World& w) { w.optimizer.add(w.dense, "n", w.other.w.view, w.other.g.view.middle_rows(0, 11)); },
        {"'n'", "gradient", "11 x 8", "12 x 8"}},
       {"weight without data",
-       [](World& w) {
-         w.optimizer.add(w.dense, "n", row_major(static_cast<float*>(nullptr), 12, 8), w.other.g.view);
-       },
+       [](World& w) { w.optimizer.add(w.dense, "n", row_major(static_cast<float*>(nullptr), 12, 8), w.other.g.view); },
        {"'n'", "weight", "null"}},
       {"gradient without data",
        [](World& w) {
@@ -367,7 +393,9 @@ TEST_CASE("tensors that cannot be registered are refused") {
       {"a name twice, in the same group",
        [](World& w) { w.optimizer.add(w.low, "matrix", w.other.w.view, w.other.g.view); },
        {"'matrix'", "two tensors"}},
-      {"an empty name", [](World& w) { w.optimizer.add(w.low, "", w.other.w.view, w.other.g.view); }, {"name", "empty"}},
+      {"an empty name",
+       [](World& w) { w.optimizer.add(w.low, "", w.other.w.view, w.other.g.view); },
+       {"name", "empty"}},
       {"a group of another optimizer",
        [](World& w) { w.optimizer.add(ApolloGroup{17}, "n", w.other.w.view, w.other.g.view); },
        {"'n'", "group"}},
@@ -381,19 +409,16 @@ TEST_CASE("two names with one id are refused") {
   static_assert(apollo::tensor_id("layers.2090.w10") == 0x74ccb076u);
   Leaf<float> taken(first, 6, 5), taken_too(first, 6, 5);
   int turn = 0;
-  check<std::invalid_argument>(
-      {{"one id",
-        [&](World& w) { w.optimizer.add(w.dense, second, w.other.w.view, w.other.g.view); },
-        {"'layers.139.w56'", "'layers.2090.w10'", std::to_string(0x74ccb076u)}}},
-      [&](World& w) {
-        Leaf<float>& leaf = turn++ == 0 ? taken : taken_too;
-        w.optimizer.add(w.low, first, leaf.w.view, leaf.g.view);
-      });
+  check<std::invalid_argument>({{"one id",
+                                 [&](World& w) { w.optimizer.add(w.dense, second, w.other.w.view, w.other.g.view); },
+                                 {"'layers.139.w56'", "'layers.2090.w10'", std::to_string(0x74ccb076u)}}},
+                               [&](World& w) {
+                                 Leaf<float>& leaf = turn++ == 0 ? taken : taken_too;
+                                 w.optimizer.add(w.low, first, leaf.w.view, leaf.g.view);
+                               });
   check<std::invalid_argument>(
       {{"an id that is given and taken",
-        [](World& w) {
-          w.optimizer.add(w.dense, "n", apollo::tensor_id("matrix"), w.other.w.view, w.other.g.view);
-        },
+        [](World& w) { w.optimizer.add(w.dense, "n", apollo::tensor_id("matrix"), w.other.w.view, w.other.g.view); },
         {"'matrix'", "'n'", std::to_string(apollo::tensor_id("matrix"))}}});
 }
 
@@ -428,13 +453,19 @@ TEST_CASE("tensors of more dimensions must say how they unfold") {
                                  },
                                  {"'n'", "collapse"}},
                                 {"strides of another number of dimensions",
-                                 [](World& w) { TensorView<float>(w.other.w.memory.data(), {3, 2, 4}, {8, 4}); },
+                                 [](World& w) {
+                                   TensorView<float>(w.other.w.memory.data(), {3, 2, 4}, {8, 4});
+                                 },
                                  {"3", "2", "strides"}},
                                 {"blocks that do not add up",
-                                 [](World& w) { apollo::split_rows(w.other.w.view, {4, 4, 3}, "qkv"); },
+                                 [](World& w) {
+                                   apollo::split_rows(w.other.w.view, {4, 4, 3}, "qkv");
+                                 },
                                  {"'qkv'", "11", "12"}},
                                 {"an empty block",
-                                 [](World& w) { apollo::split_rows(w.other.w.view, {12, 0}, "qkv"); },
+                                 [](World& w) {
+                                   apollo::split_rows(w.other.w.view, {12, 0}, "qkv");
+                                 },
                                  {"'qkv'", "0", "at least 1"}},
                                 {"a container of another size",
                                  [](World& w) { apollo::row_major(w.other.w.memory, 12, 9); },
@@ -446,8 +477,9 @@ TEST_CASE("an automatic scale exists for random structured updates only") {
   using Plain = StructuredOptimizer<AdamMoments<>>;
   const auto message = model::message_of<std::invalid_argument>([] { Plain({4, 3}, {.scale = automatic}, "w"); });
   CHECK(model::mentions(message, "'w'", "scale = automatic"));
-  const auto svd =
-      model::message_of<std::invalid_argument>([] { model::SvdChannels<>({4, 3}, {.rank = 2, .scale = automatic}, "w"); });
+  const auto svd = model::message_of<std::invalid_argument>([] {
+    model::SvdChannels<>({4, 3}, {.rank = 2, .scale = automatic}, "w");
+  });
   CHECK(model::mentions(svd, "'w'", "scale = automatic", "random"));
 }
 
@@ -483,7 +515,9 @@ TEST_CASE("rebinding refuses other shapes, other types and unknown names") {
       {"gradient without data",
        [](World& w) { w.optimizer.rebind("matrix", w.other.w.view, row_major(static_cast<float*>(nullptr), 12, 8)); },
        {"'matrix'", "gradient", "null"}},
-      {"W is G", [](World& w) { w.optimizer.rebind("matrix", w.other.g.view, w.other.g.view); }, {"'matrix'", "overlap"}},
+      {"W is G",
+       [](World& w) { w.optimizer.rebind("matrix", w.other.g.view, w.other.g.view); },
+       {"'matrix'", "overlap"}},
       {"W overlaps itself",
        [](World& w) {
          w.optimizer.rebind("matrix", apollo::strided(w.other.w.memory.data(), 12, 8, 4, 1), w.other.g.view);
@@ -559,28 +593,28 @@ TEST_CASE("layer-wise steps out of turn are refused") {
   };
   check<std::logic_error>(
       {
-          {"a second step", [](World& w) { w.optimizer.step("matrix"); }, {"'matrix'", "second step", "tick 3"}},
-          {"a second step with tensors",
-           [](World& w) { w.optimizer.step("bias", w.bias.w.view, w.bias.g.view); },
-           {"'bias'", "second step", "tick 3"}},
-          {"a second step with other tensors",
-           [](World& w) { w.optimizer.step("matrix", w.other.w.view, w.other.g.view); },
-           {"'matrix'", "second step", "tick 3"}},
-          {"a second step without a gradient",
-           [](World& w) { w.optimizer.step("matrix", w.other.w.view, apollo::no_gradient); },
-           {"'matrix'", "second step", "tick 3"}},
-          {"tensors are missing",
-           [](World& w) { w.optimizer.end_tick(); },
-           {"2 of 4", "tick 3", "'square'", "'embedding'", "no_gradient"}},
-          {"step() meanwhile", [](World& w) { w.optimizer.step(); }, {"tick 3", "end_tick()"}},
-          {"begin_tick() meanwhile", [](World& w) { w.optimizer.begin_tick(); }, {"tick 3", "end_tick()"}},
+        {"a second step", [](World& w) { w.optimizer.step("matrix"); }, {"'matrix'", "second step", "tick 3"}},
+            {"a second step with tensors",
+             [](World& w) { w.optimizer.step("bias", w.bias.w.view, w.bias.g.view); },
+             {"'bias'", "second step", "tick 3"}},
+            {"a second step with other tensors",
+             [](World& w) { w.optimizer.step("matrix", w.other.w.view, w.other.g.view); },
+             {"'matrix'", "second step", "tick 3"}},
+            {"a second step without a gradient",
+             [](World& w) { w.optimizer.step("matrix", w.other.w.view, apollo::no_gradient); },
+             {"'matrix'", "second step", "tick 3"}},
+            {"tensors are missing",
+             [](World& w) { w.optimizer.end_tick(); },
+             {"2 of 4", "tick 3", "'square'", "'embedding'", "no_gradient"}},
+            {"step() meanwhile", [](World& w) { w.optimizer.step(); }, {"tick 3", "end_tick()"}},
+            {"begin_tick() meanwhile", [](World& w) { w.optimizer.begin_tick(); }, {"tick 3", "end_tick()"}},
 #if APOLLO_HAS_FILES
-          {"saving meanwhile",
-           [](World& w) { apollo::save(w.optimizer, "bad_input.safetensors"); },
-           {"save()", "tick 3", "end_tick()"}},
-          {"loading meanwhile",
-           [](World& w) { apollo::load(w.optimizer, "bad_input.safetensors"); },
-           {"load()", "tick 3", "end_tick()"}},
+            {"saving meanwhile",
+             [](World& w) { apollo::save(w.optimizer, "bad_input.safetensors"); },
+             {"save()", "tick 3", "end_tick()"}},
+            {"loading meanwhile",
+             [](World& w) { apollo::load(w.optimizer, "bad_input.safetensors"); },
+             {"load()", "tick 3", "end_tick()"}},
 #endif
       },
       open, close);
@@ -624,18 +658,19 @@ TEST_CASE("clipping by the global norm refuses layer-wise steps") {
       },
       clip);
   // Clipping that is asked for while a tick is open must not be passed over in silence either.
-  check<std::logic_error>({{"set meanwhile",
-                            [](World& w) {
-                              w.optimizer.clip_global_norm(2.5);
-                              w.optimizer.step("square");
-                            },
-                            {"2.5"}}},
-                          [](World& w) { w.feed(), w.optimizer.step("matrix"); },
-                          [](World& w) {
-                            w.optimizer.clip_global_norm(0);
-                            for (const char* name : {"square", "embedding", "bias"}) w.optimizer.step(name);
-                            w.optimizer.end_tick();
-                          });
+  check<std::logic_error>(
+      {{"set meanwhile",
+        [](World& w) {
+          w.optimizer.clip_global_norm(2.5);
+          w.optimizer.step("square");
+        },
+        {"2.5"}}},
+      [](World& w) { w.feed(), w.optimizer.step("matrix"); },
+      [](World& w) {
+        w.optimizer.clip_global_norm(0);
+        for (const char* name : {"square", "embedding", "bias"}) w.optimizer.step(name);
+        w.optimizer.end_tick();
+      });
 }
 
 // --- static steps -------------------------------------------------------------------------------------------------------

@@ -470,18 +470,19 @@ TEST_CASE("whatever differs is named: shape, type, rank, seed, projection, gap, 
   const model::Tag<apollo::Apollo<>> same_kind;
   CHECK(model::mentions(mismatch(same_kind, with([](auto& o) { o.rank = 2; })), "'tall'", "'wide'", "rank=3", "rank=2",
                         "[13, 3]", "[13, 2]"));
-  CHECK(model::mentions(mismatch(same_kind, with([](auto& o) { o.seed = 5; })), "'tall'", "'wide'", "seed=4", "seed=5"));
+  CHECK(
+      model::mentions(mismatch(same_kind, with([](auto& o) { o.seed = 5; })), "'tall'", "'wide'", "seed=4", "seed=5"));
   CHECK(model::mentions(mismatch(same_kind, with([](auto& o) { o.update_proj_gap = 8; })), "'tall'", "gap=7", "gap=8"));
   CHECK(model::mentions(mismatch(same_kind, with([](auto& o) { o.proj_type = apollo::ProjType::right; })), "'wide'",
                         "kept=cols", "kept=rows"));
   CHECK(model::mentions(mismatch(same_kind, with([](auto& o) { o.on_refresh = apollo::OnRefresh::keep; })),
                         "'tall.restart'"));
-  CHECK(model::mentions(mismatch(model::Tag<apollo::Apollo<apollo::RandomProjection<apollo::Rademacher>>>(),
-                                 Saved::options()),
-                        "'tall'", "gaussian", "rademacher"));
-  CHECK(model::mentions(mismatch(model::Tag<apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(),
-                                 Saved::options()),
-                        "'tall'", "gaussian", "sparse_sign"));
+  CHECK(model::mentions(
+      mismatch(model::Tag<apollo::Apollo<apollo::RandomProjection<apollo::Rademacher>>>(), Saved::options()), "'tall'",
+      "gaussian", "rademacher"));
+  CHECK(model::mentions(
+      mismatch(model::Tag<apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(), Saved::options()), "'tall'",
+      "gaussian", "sparse_sign"));
   CHECK(model::mentions(mismatch(model::Tag<apollo::Apollo<apollo::AdamMoments<apollo::bfloat16>>>(), Saved::options()),
                         "'tall'", "'bias'", "float32", "bfloat16", "F32", "BF16"));
   CHECK(model::mentions(mismatch(model::Tag<apollo::AdamW<>>(), apollo::AdamWOptions{}), "'tall'", "gaussian",
@@ -598,8 +599,7 @@ TEST_CASE("a save that fails leaves what was there") {
   put(occupied, "something else");
   const std::string before = model::snapshot(saved.run.optimizer);
   const auto refused = [&](const std::string& path) {
-    const std::string message =
-        model::message_of<std::runtime_error>([&] { apollo::save(saved.run.optimizer, path); });
+    const std::string message = model::message_of<std::runtime_error>([&] { apollo::save(saved.run.optimizer, path); });
     CHECK(model::mentions(message, "apollo: ", path));
     CHECK(model::same(model::snapshot(saved.run.optimizer), before));
     CHECK(contents(occupied) == "something else");

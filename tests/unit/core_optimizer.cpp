@@ -554,8 +554,7 @@ TEST_CASE("vectors of a low-rank group take dense moments and keep their weight 
     optimizer.step();
     CHECK(support::relative_error(still.w.get(), support::scaled(start, 1 - 0.01 * 0.1)) <= 1e-6);
   };
-  const apollo::AdamWOptions dense{
-      .lr = 0.01, .eps = 1e-6, .weight_decay = 0.1, .order = apollo::Order::huggingface};
+  const apollo::AdamWOptions dense{.lr = 0.01, .eps = 1e-6, .weight_decay = 0.1, .order = apollo::Order::huggingface};
   auto options = low_rank();
   options.scale = 4;  // of structured updates only
   run(model::Tag<apollo::Apollo<>>(), options, dense);
@@ -605,8 +604,7 @@ TEST_CASE("float, double, bfloat16 and float16 tensors share an optimizer") {
   CHECK(model::same_bits(b.w.memory, alone(b, apollo::Apollo<>(shape, low_rank(), "b"))->w.memory));
   CHECK(model::same_bits(h.w.memory, alone(h, apollo::Apollo<>(shape, low_rank(), "h"))->w.memory));
   CHECK(model::same_bits(
-      n.w.memory,
-      alone(n, apollo::Apollo<apollo::AdamMoments<apollo::bfloat16>>(shape, low_rank(), "n"))->w.memory));
+      n.w.memory, alone(n, apollo::Apollo<apollo::AdamMoments<apollo::bfloat16>>(shape, low_rank(), "n"))->w.memory));
   const Leaf<apollo::bfloat16> start("mixed", 12, 7);
   CHECK(rms_change(mixed_w.w.get(), start.w.get()) > 1e-3);
   // Moments are of float (of double for double weights), or of bfloat16.
@@ -781,11 +779,7 @@ TEST_CASE("without exceptions a handler receives the text, and returning from it
     return message;
   };
   int status = 0;
-  const std::string message = child(
-      [] {
-        apollo::Apollo<> refused({12, 8}, {.rank = 9}, "layers.0");
-      },
-      status);
+  const std::string message = child([] { apollo::Apollo<> refused({12, 8}, {.rank = 9}, "layers.0"); }, status);
   CHECK(WIFSIGNALED(status));
   CHECK(WTERMSIG(status) == SIGABRT);
   CHECK(model::mentions(message, "apollo: ", "'layers.0'", "rank = 9", "8"));

@@ -116,7 +116,8 @@ void for_each_optimizer(Visit&& visit) {
   };
   model::for_each_dense<>(run);
   model::for_each_projected<>(6, 3, apollo::ProjType::std, run);
-  model::for_each_projected<>(8, 3, apollo::ProjType::reverse_std, run);  // more directions than the subspace needs lanes
+  model::for_each_projected<>(8, 3, apollo::ProjType::reverse_std,
+                              run);  // more directions than the subspace needs lanes
 }
 
 /// Steps 2 ... 9 of a static optimizer: refreshes at 4 and 7, a skipped step at 5.

@@ -167,10 +167,9 @@ TEST_CASE("float: every optimizer in every layout") {
 TEST_CASE("double, bfloat16 and float16: every optimizer in mixed layouts") {
   const auto run = [](auto value) {
     using T = decltype(value);
-    for (const auto& [w, g] : {std::pair(Layout::row_major, Layout::row_major),
-                               std::pair(Layout::column_major, Layout::row_major),
-                               std::pair(Layout::padded_rows, Layout::padded_columns),
-                               std::pair(Layout::reversed, Layout::gaps)}) {
+    for (const auto& [w, g] :
+         {std::pair(Layout::row_major, Layout::row_major), std::pair(Layout::column_major, Layout::row_major),
+          std::pair(Layout::padded_rows, Layout::padded_columns), std::pair(Layout::reversed, Layout::gaps)}) {
       every_optimizer<T>({.rows = 19, .cols = 12, .rank = 3, .weight = w, .gradient = g}, 2);
       every_optimizer<T>({.rows = 11, .cols = 17, .rank = 2, .weight = w, .gradient = g}, 2);
     }
@@ -184,9 +183,8 @@ TEST_CASE("every side that a projection can remove") {
   for (const ProjType type : support::all_proj_types)
     for (const auto& [rows, cols] : {std::pair<Index, Index>(40, 12), {12, 40}, {20, 20}})
       for (const Layout layout : {Layout::row_major, Layout::column_major})
-        every_optimizer<float>({.rows = rows, .cols = cols, .rank = 4, .type = type, .weight = layout,
-                                .gradient = layout, .steps = 3},
-                               2);
+        every_optimizer<float>(
+            {.rows = rows, .cols = cols, .rank = 4, .type = type, .weight = layout, .gradient = layout, .steps = 3}, 2);
 }
 
 TEST_CASE("shapes at the edges of tiles and of vector units") {
@@ -219,10 +217,11 @@ TEST_CASE("shapes at the edges of tiles and of vector units") {
     const Setting s{.rows = 67, .cols = cols, .rank = 5, .steps = 2};
     every_optimizer<float>(s, 1);
   }
-  for (const auto& [rows, cols] : {std::pair<Index, Index>(1, 1), {1, 300}, {300, 1}, {2, 300}, {300, 2}, {2, 2}, {3, 2}})
+  for (const auto& [rows, cols] :
+       {std::pair<Index, Index>(1, 1), {1, 300}, {300, 1}, {2, 300}, {300, 2}, {2, 2}, {3, 2}})
     for (const Layout layout : {Layout::row_major, Layout::column_major, Layout::gaps})
-      every_optimizer<float>(
-          {.rows = rows, .cols = cols, .rank = 2, .weight = layout, .gradient = layout, .steps = 3}, 2);
+      every_optimizer<float>({.rows = rows, .cols = cols, .rank = 2, .weight = layout, .gradient = layout, .steps = 3},
+                             2);
 }
 
 TEST_CASE("every rank from 1 to the side, in lanes of eight and not") {

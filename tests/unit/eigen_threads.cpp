@@ -87,8 +87,7 @@ struct Hash {
 /// A large random buffer in which every step's gradient is another window.
 const std::vector<float>& noise(std::size_t size) {
   static std::vector<float> values;
-  for (std::uint64_t i = values.size(); i < size; ++i)
-    values.push_back(static_cast<float>(support::uniform(3, 0, i)));
+  for (std::uint64_t i = values.size(); i < size; ++i) values.push_back(static_cast<float>(support::uniform(3, 0, i)));
   return values;
 }
 
@@ -151,7 +150,7 @@ TEST_CASE("AdamW: same bits for 1, 2, 3, 5 and 16 threads") {
   same_bits<apollo::eigen::AdamW<>>("row-major", {});
   // Rounding millions of moments at random takes longer than all else here.
   same_bits<apollo::eigen::AdamW<apollo::AdamMoments<apollo::bfloat16>>>("bfloat16 moments, column-major", {}, true,
-                                                                          false, slow ? 2 : 8);
+                                                                         false, slow ? 2 : 8);
 }
 
 TEST_CASE("Apollo: same bits for 1, 2, 3, 5 and 16 threads") {
@@ -244,7 +243,8 @@ TEST_CASE("concurrent layer-wise steps are the serial ones") {
     const auto report = concurrent.optimizer.end_tick();
     CHECK(report.tick == expected.tick);
     CHECK(report.stepped == tensors);
-    for (std::size_t i = 0; i < tensors; ++i) CHECK(report.tensors[i].gradient_norm == expected.tensors[i].gradient_norm);
+    for (std::size_t i = 0; i < tensors; ++i)
+      CHECK(report.tensors[i].gradient_norm == expected.tensors[i].gradient_norm);
   }
   for (std::size_t i = 0; i < tensors; ++i)
     CHECK(model::same_bits(serial.leaves[i]->w.memory, concurrent.leaves[i]->w.memory));

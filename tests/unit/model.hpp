@@ -32,9 +32,7 @@ struct Leaf {
   support::Tensor<T> g;
 
   Leaf(std::string_view name_, Index rows, Index cols, Layout layout = Layout::row_major)
-      : name(name_),
-        w(support::uniform_matrix(rows, cols, key(name_)), layout),
-        g(Matrix(rows, cols), layout) {
+      : name(name_), w(support::uniform_matrix(rows, cols, key(name_)), layout), g(Matrix(rows, cols), layout) {
     feed(1);
   }
 
@@ -136,8 +134,8 @@ template <class... Overrides>
 using StructuredAdamW = apollo::StructuredOptimizer<Overrides..., apollo::StructuredOptions, apollo::ChannelScaling,
                                                     apollo::AdamMoments<>, apollo::NormGrowthLimiter>;
 template <class... Overrides>
-using StructuredTensor = apollo::StructuredOptimizer<Overrides..., apollo::StructuredOptions, apollo::TensorScaling,
-                                                     apollo::AdamMoments<>>;
+using StructuredTensor =
+    apollo::StructuredOptimizer<Overrides..., apollo::StructuredOptions, apollo::TensorScaling, apollo::AdamMoments<>>;
 template <class... Overrides>
 using SvdChannels = apollo::StructuredOptimizer<Overrides..., apollo::StructuredOptions, apollo::SvdProjection,
                                                 apollo::ChannelScaling, apollo::MomentumMoments<>>;
@@ -155,8 +153,7 @@ void for_each_dense(Visit&& visit, double eps = 1e-6) {
   visit("AdamW, torch", Tag<AdamW<O...>>(), AdamWOptions{.lr = 0.01, .eps = eps, .weight_decay = 0.1});
   visit("AdamW, huggingface", Tag<AdamW<O...>>(),
         AdamWOptions{.lr = 0.01, .eps = eps, .weight_decay = 0.1, .order = Order::huggingface});
-  visit("AdamW, bfloat16 moments", Tag<AdamW<AdamMoments<B>, O...>>(),
-        AdamWOptions{.lr = 0.01, .eps = eps, .seed = 9});
+  visit("AdamW, bfloat16 moments", Tag<AdamW<AdamMoments<B>, O...>>(), AdamWOptions{.lr = 0.01, .eps = eps, .seed = 9});
   visit("Sgd", Tag<Sgd<O...>>(), SgdOptions{.lr = 0.01, .weight_decay = 0.1});
   visit("Sgd, coupled", Tag<Sgd<O...>>(), SgdOptions{.lr = 0.01, .weight_decay = 0.1, .decay = Decay::coupled});
   visit("SgdMomentum", Tag<SgdMomentum<O...>>(), SgdMomentumOptions{.lr = 0.01, .weight_decay = 0.1});

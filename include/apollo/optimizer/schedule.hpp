@@ -11,7 +11,8 @@ struct Constant {
   std::int64_t warmup = 0;
 };
 
-/// Linear warm-up, then half a cosine from 1 down to `floor` at tick `total` and after.
+/// Linear warm-up, then half a cosine from 1 down to `floor` at tick `total` and after. With floor 0 tick `total` itself moves
+/// nothing: let `total` be one more than the number of steps.
 struct Cosine {
   std::int64_t warmup = 0;
   std::int64_t total = 0;

@@ -49,10 +49,12 @@ struct Plan {
   }
 };
 
-/// Tiles of about 32,768 elements and whole multiples of 64 channels: large enough for a matrix product, small enough for a
-/// second-level cache.
+/// Small enough for a second-level cache, large enough to be worth a thread's while.
+inline constexpr Index tile_elements = 32768;
+
+/// Channels of a tile of about that size, in multiples of 64: the rows of a matrix product.
 constexpr Index tile_channels(Index removed) {
-  const Index wanted = (32768 + removed - 1) / removed;
+  const Index wanted = (tile_elements + removed - 1) / removed;
   return wanted <= 64 ? 64 : (wanted + 63) / 64 * 64;
 }
 
@@ -79,7 +81,9 @@ template <class Policies>
 constexpr Plan outline(Shape shape, const Settings& settings, Order2D weight_order = Order2D::row_major) {
   Plan plan;
   plan.shape = shape;
-  if constexpr (Policies::one_pass)  // no channels: the rows of X are what lies adjacent in memory
+  // Without channels the rows of X are what lies adjacent in memory, and a tile is any number of them.
+  const bool by_memory = Policies::one_pass && shape.rows > 1 && shape.cols > 1;
+  if (by_memory)
     plan.transposed = weight_order == Order2D::column_major;
   else if constexpr (Policies::Projection::projects)
     plan.transposed = !geometry::removes_columns(shape, settings.proj_type);
@@ -88,7 +92,8 @@ constexpr Plan outline(Shape shape, const Settings& settings, Order2D weight_ord
   plan.kept = plan.transposed ? shape.cols : shape.rows;
   plan.removed = plan.transposed ? shape.rows : shape.cols;
   plan.rank = Policies::Projection::projects ? settings.rank : plan.removed;
-  plan.tile = tile_channels(plan.removed < 1 ? 1 : plan.removed);
+  const Index across = plan.removed < 1 ? 1 : plan.removed;
+  plan.tile = !by_memory ? tile_channels(across) : across < tile_elements ? tile_elements / across : 1;
   plan.tiles = (plan.kept + plan.tile - 1) / plan.tile;
   const bool weight_rows = weight_order == Order2D::row_major;
   plan.state_order = weight_rows != plan.transposed ? Order2D::row_major : Order2D::column_major;

@@ -48,7 +48,7 @@ concept StridedMatrix = requires(T& t) {
   t.colStride();
 };
 
-/// std::vector, std::array, std::span and their like: one row of adjacent elements.
+/// std::vector, std::array, std::span and their like: one column of adjacent elements.
 // clang-format off
 template <class T>
 concept Contiguous = !StridedMatrix<T> && requires(T& t) {
