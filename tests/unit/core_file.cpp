@@ -62,7 +62,9 @@ template <class Call>
 std::string refusal(Call call) {
   try {
     call();
-  } catch (const std::runtime_error& error) { return error.what(); } catch (const std::logic_error& error) {
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  } catch (const std::logic_error& error) {
     return std::string("logic: ") + error.what();
   }
   return "accepted";
@@ -250,7 +252,9 @@ TEST_CASE("concurrent writers do not clash: the last commit wins, and every read
       int result = 0;
       try {
         for (int round = 0; round < rounds; ++round) put(path, std::string(100000, static_cast<char>('1' + writer)));
-      } catch (...) { result = 1; }
+      } catch (...) {
+        result = 1;
+      }
       ::_exit(result);
     }
     children.push_back(child);
