@@ -663,10 +663,9 @@ TEST_CASE("a kernel unfolds to its first dimension by the rest, a strided one to
   apollo::Optimizer plain;
   const auto plain_group = plain.add_group(apollo::SgdOptions{.lr = 1});
   std::vector<float> v = {1, 2, 3, 4, 5, 6}, dv = {1, 1, 1, 1, 1, 1}, u = v;
-  plain.add(plain_group, "v", apollo::TensorView<float>(v.data(), {6}), apollo::TensorView<float>(dv.data(), {6}),
-            apollo::Unfold::none);
+  plain.add(plain_group, "v", apollo::TensorView<float>(v.data(), {6}), apollo::TensorView<float>(dv.data(), {6}));
   plain.add(plain_group, "u", apollo::TensorView<float>(u.data(), {2, 3}, {1, 2}),
-            apollo::TensorView<float>(dv.data(), {2, 3}), apollo::Unfold::none);
+            apollo::TensorView<float>(dv.data(), {2, 3}));
   plain.step();
   CHECK(v == std::vector<float>{0, 1, 2, 3, 4, 5});
   CHECK(u == v);

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include <apollo/optimizer/json.hpp>
 #include <apollo/optimizer/named.hpp>
 #include <apollo/optimizer/parameter.hpp>
 #include <apollo/optimizer/schedule.hpp>
@@ -69,7 +70,10 @@ class BasicOptimizer {
   /// Errors: those of make_plan; shapes that differ; null data; W and G overlapping; a name or an id that is taken.
   template <class Policies, class Weight, class Gradient>
   void add(Group<Policies> group, std::string_view name, Weight&& weight, const Gradient& gradient) {
-    add_view(group, name, tensor_id(name), weight_view_of(weight), constant_view_of(gradient), true);
+    if constexpr (is_tensor_view<std::remove_cvref_t<Weight>>)
+      add(group, name, weight, gradient, Unfold::none);
+    else
+      add_view(group, name, tensor_id(name), weight_view_of(weight), constant_view_of(gradient), true);
   }
   /// The same with an id of the caller's instead of the name's hash: it keys the tensor's random streams.
   template <class Policies, class Weight, class Gradient>
@@ -128,11 +132,13 @@ class BasicOptimizer {
   template <class Policies>
   void set_lr(Group<Policies> group, double lr) {
     Check{{}}.at_least("lr", lr, 0);
+    check_group(group.index);
     groups_[group.index].lr = lr;
   }
   /// The group's lr as set, before the schedule.
   template <class Policies>
   double lr(Group<Policies> group) const {
+    check_group(group.index);
     return groups_[group.index].lr;
   }
   /// The factor that the schedule gives the coming tick (the open one, if one is).
@@ -264,7 +270,7 @@ class BasicOptimizer {
     using Dense = PolicySet<IdentityProjection, ElementScaling, typename Policies::Moments, NoLimiter,
                             typename Policies::Weights>;
     if (open_) Check{name}.fail("tensors cannot be added while tick " + text(tick_) + " is open");
-    if (group.index >= groups_.size()) Check{name}.fail("its group belongs to another optimizer");
+    check_group(group.index, name);
     GroupState& state = groups_[group.index];
     const bool vector_shaped = w.rows == 1 || w.cols == 1;
     Settings settings = state.settings;
@@ -286,8 +292,21 @@ class BasicOptimizer {
     reports_.emplace_back();
   }
 
+  void check_group(std::size_t index, std::string_view tensor = {}) const {
+    if (index >= groups_.size())
+      Check{tensor}.fail("group " + text(static_cast<Index>(index)) + " of " +
+                         text(static_cast<Index>(groups_.size())) + " belongs to another optimizer");
+  }
+
   void check_identity(std::string_view name, TensorId id) const {
     if (name.empty()) refuse("a tensor's name is empty; it is its identity");
+    for (std::size_t at = 0; at < name.size();) {
+      const std::size_t length = json::utf8_length(name.substr(at));
+      if (length == 0)
+        refuse("the name of a tensor is not UTF-8 at byte " + text(static_cast<Index>(at)) +
+               ", so no checkpoint could hold it");
+      at += length;
+    }
     for (const auto& other : parameters_) {
       if (other->name() == name) refuse("two tensors are named " + quote(name) + "; a name is an identity");
       if (other->id() == id)

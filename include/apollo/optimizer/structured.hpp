@@ -96,7 +96,7 @@ class TensorCore {
     if constexpr (Projection::random) {
       if constexpr (!Projection::Sketch::dense) print += " nonzeros=" + text(Index{Projection::Sketch::nonzeros});
     }
-    if (Projection::random || std::is_same_v<Stored, bfloat16>)
+    if (Projection::random || std::is_same_v<Projection, SvdProjection> || std::is_same_v<Stored, bfloat16>)
       print += " seed=" + std::to_string(settings().seed) + " id=" + std::to_string(setup_.id);
     return print;
   }
@@ -301,19 +301,27 @@ inline constexpr bool known = Policy<ProjectionRole>::fits<T> || Policy<Granular
                               Policy<MomentsRole>::fits<T> || Policy<LimiterRole>::fits<T> ||
                               Policy<WeightsRole>::fits<T> || Scalar::fits<T> || Backend::fits<T> || Options::fits<T>;
 
-template <class... List>
-struct Compose {
+/// What a list with something unknown in it names: a class of its own, so that the alias that names it stays valid and the
+/// error comes once, where the optimizer is used.
+template <class Optimizer, class... List>
+struct UnknownArgument : Optimizer {
+  using Optimizer::Optimizer;
   static_assert((known<List> && ...),
                 "apollo: an argument of StructuredOptimizer is no projection, granularity, moments, limiter or weights "
                 "policy, no scalar type, backend or option type; see docs/compose.md.");
+};
+
+template <class... List>
+struct Compose {
   template <class Role, class Default>
   using pick = typename First<Role, List..., Default>::type;
 
   using Policies = PolicySet<pick<Policy<ProjectionRole>, IdentityProjection>,
                              pick<Policy<GranularityRole>, ElementScaling>, pick<Policy<MomentsRole>, NoMoments>,
                              pick<Policy<LimiterRole>, NoLimiter>, pick<Policy<WeightsRole>, NativeWeights>>;
-  using type =
+  using Optimizer =
       TensorOptimizer<Policies, pick<Options, StructuredOptions>, pick<Scalar, float>, pick<Backend, Reference>>;
+  using type = std::conditional_t<(known<List> && ...), Optimizer, UnknownArgument<Optimizer, List...>>;
 };
 
 }  // namespace role

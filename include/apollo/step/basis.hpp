@@ -115,6 +115,21 @@ void transpose(const T* from, Index rows, Index cols, T* to) {
     for (Index j = 0; j < cols; ++j) to[j * rows + i] = from[i * cols + j];
 }
 
+/// A singular vector has no sign of its own. With its largest entry positive it keeps it from one refresh to the next as long
+/// as it changes little, so that moments that are kept do not point the wrong way, and every backend chooses alike.
+template <class T>
+void fix_signs(T* directions, Index removed, Index rank) {
+  for (Index k = 0; k < rank; ++k) {
+    T largest = 0;
+    for (Index s = 0; s < removed; ++s) {
+      const T entry = directions[s * rank + k];
+      if ((entry < 0 ? -entry : entry) > (largest < 0 ? -largest : largest)) largest = entry;
+    }
+    if (largest < 0)
+      for (Index s = 0; s < removed; ++s) directions[s * rank + k] = -directions[s * rank + k];
+  }
+}
+
 /// The r leading directions of X (kept x removed) by subspace iteration with a Rayleigh-Ritz step; `directions` is P^T,
 /// removed x rank, on entry the start where `warm`. Directions come in falling order of singular value.
 /// Cost: (4 iterations + 2) kept removed rank flops. Source: Halko, Martinsson, Tropp, SIAM Review 2011, Algorithm 4.4.

@@ -139,6 +139,7 @@ class Pipeline {
       basis::exact(session, plan, x, stream, basis, scratch.basis);
     else
       basis::subspace(session, plan, x, !first, stream, basis, scratch.basis);
+    basis::fix_signs(basis, plan.removed, plan.rank);
   }
 
   /// P of refresh number `index` in the form the loops take.

@@ -39,6 +39,11 @@ struct TensorView {
   std::size_t dimensions() const { return extents.size(); }
 };
 
+template <class T>
+inline constexpr bool is_tensor_view = false;
+template <class T>
+inline constexpr bool is_tensor_view<TensorView<T>> = true;
+
 /// The matrices that `view` stands for. One for vectors, matrices and `rest`; E for `batch`.
 /// Errors: more than two dimensions without an unfold; `batch` of other than three; `rest` of dimensions that do not
 /// collapse to one stride (that would need a copy).

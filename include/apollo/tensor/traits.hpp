@@ -110,9 +110,13 @@ constexpr bool views_are_ours() {
   return true;
 }
 
-/// What a wrong adapter is told. A class, so that each type is told once, however often its views are taken.
 template <class T>
-struct Diagnosis {
+inline constexpr bool fine = HasValueType<T>&& stores_our_numbers<T>() && has_views<T>() && views_are_ours<T>();
+
+/// What a wrong adapter is told. A function: its body is instantiated once and after everything that calls it, so that each
+/// type is told once and no declaration on the way turns invalid, which clang would report as well.
+template <class T>
+void diagnose() {
   static_assert(HasValueType<T>,
                 "apollo: this type is not a tensor to us. Specialise apollo::TensorTraits for it with value_type and "
                 "view(); docs/adapters.md shows how.");
@@ -125,14 +129,12 @@ struct Diagnosis {
   static_assert(views_are_ours<T>(),
                 "apollo: TensorTraits<...>::view(tensor) must return apollo::MatrixView of value_type; see "
                 "docs/adapters.md.");
-  static constexpr bool fine = HasValueType<T> && stores_our_numbers<T>() && has_views<T>() && views_are_ours<T>();
-};
-
-template <class T>
-struct WeightDiagnosis {
-  static_assert(!std::is_const_v<T>,
+}
+template <class Element>
+void diagnose_weight() {
+  static_assert(!std::is_const_v<Element>,
                 "apollo: a weight must be mutable; this tensor's view is of constant elements. See docs/adapters.md.");
-};
+}
 
 }  // namespace adapter
 
@@ -140,10 +142,12 @@ struct WeightDiagnosis {
 template <class Tensor>
 constexpr auto view_of(Tensor&& tensor) {
   using Plain = std::remove_cvref_t<Tensor>;
-  if constexpr (adapter::Diagnosis<Plain>::fine)
+  if constexpr (adapter::fine<Plain>) {
     return TensorTraits<Plain>::view(tensor);
-  else
+  } else {
+    adapter::diagnose<Plain>();
     return MatrixView<float>();
+  }
 }
 
 /// The view of a tensor that is updated.
@@ -151,10 +155,12 @@ template <class Tensor>
 constexpr auto weight_view_of(Tensor&& tensor) {
   using View = decltype(view_of(tensor));
   using Element = std::remove_pointer_t<decltype(View::data)>;
-  if constexpr (sizeof(adapter::WeightDiagnosis<Element>) > 0 && std::is_const_v<Element>)
+  if constexpr (std::is_const_v<Element>) {
+    adapter::diagnose_weight<Element>();
     return MatrixView<typename View::value_type>();
-  else
+  } else {
     return view_of(tensor);
+  }
 }
 
 /// The view of a tensor that is only read: a gradient, a projection.

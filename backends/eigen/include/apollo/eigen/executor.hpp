@@ -22,9 +22,12 @@ namespace executor {
 
 inline void openmp(void*, int lanes, void (*task)(void* argument, int lane), void* argument) {
 #if defined(_OPENMP)
-#pragma omp parallel for schedule(static, 1) num_threads(lanes)
-#endif
+  // Lanes are dealt by hand: LLVM's runtime allocates in every work-sharing loop.
+#pragma omp parallel num_threads(lanes)
+  for (int lane = omp_get_thread_num(); lane < lanes; lane += omp_get_num_threads()) task(argument, lane);
+#else
   for (int lane = 0; lane < lanes; ++lane) task(argument, lane);
+#endif
 }
 
 inline int default_lanes() {
