@@ -46,15 +46,15 @@ class EigenBackend {
       for (const auto& solver : solvers_) sum += solver->bytes();
       return sum;
     }
-    SymmetricSolver& solver(Index n) {
+    SymmetricSolver<double>& solver(Index n) {
       for (const auto& kept : solvers_)
         if (kept->size() == n) return *kept;
-      solvers_.push_back(std::unique_ptr<SymmetricSolver>(new SymmetricSolver(n)));
+      solvers_.push_back(std::unique_ptr<SymmetricSolver<double>>(new SymmetricSolver<double>(n)));
       return *solvers_.back();
     }
 
    private:
-    std::vector<std::unique_ptr<SymmetricSolver>> solvers_;
+    std::vector<std::unique_ptr<SymmetricSolver<double>>> solvers_;
   };
 
   template <class T, class Policies>
