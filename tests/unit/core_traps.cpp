@@ -26,24 +26,9 @@ using apollo::ProjType;
 using apollo::Shape;
 using support::Layout;
 using support::Matrix;
+using support::mentions;
+using support::refusal;
 using support::Tensor;
-
-/// The text of the std::invalid_argument that `action` raises; empty if it raises none.
-template <class Action>
-std::string refusal(Action&& action) {
-  try {
-    action();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return {};
-}
-
-bool mentions(const std::string& text, std::initializer_list<const char*> words) {
-  for (const char* word : words)
-    if (text.find(word) == std::string::npos) return false;
-  return true;
-}
 
 /// A constant, as volatile as the compiler's assumptions under -ffast-math require.
 float from_bits(std::uint32_t bits) {

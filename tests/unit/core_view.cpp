@@ -16,6 +16,8 @@
 #include <apollo/tensor/tensor_view.hpp>
 #include <apollo/tensor/traits.hpp>
 
+#include "support.hpp"
+
 namespace {
 
 using apollo::Index;
@@ -58,22 +60,8 @@ bool share_a_byte(const MatrixView<T>& a, const MatrixView<U>& b) {
 }
 
 #if defined(__cpp_exceptions)
-/// The text of the std::invalid_argument that `action` raises; empty if it raises none.
-template <class Action>
-std::string refusal(Action&& action) {
-  try {
-    action();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return {};
-}
-
-bool mentions(const std::string& text, std::initializer_list<const char*> words) {
-  for (const char* word : words)
-    if (text.find(word) == std::string::npos) return false;
-  return true;
-}
+using support::mentions;
+using support::refusal;
 #endif
 
 }  // namespace

@@ -99,20 +99,12 @@ long allocations_of(Call&& call) {
 #endif
 }
 
-template <class Member>
-struct Rewrap;
-template <class Policies, class Options, class T, class Backend>
-struct Rewrap<apollo::TensorOptimizer<Policies, Options, T, Backend>> {
-  template <class Scalar, class Other>
-  using with = apollo::TensorOptimizer<Policies, Options, Scalar, Other>;
-};
-
 template <class T, class Backend, class Visit>
 void for_each_optimizer(Visit&& visit) {
   const auto run = [&](const char* what, auto tag, const auto& options) {
     using Member = typename decltype(tag)::type;
     CAPTURE(std::string(what));
-    visit(model::Tag<typename Rewrap<Member>::template with<T, Backend>>(), options);
+    visit(model::Tag<typename model::Rewrap<Member>::template with<T, Backend>>(), options);
   };
   model::for_each_dense<>(run);
   model::for_each_projected<>(6, 3, apollo::ProjType::std, run);

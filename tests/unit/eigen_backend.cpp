@@ -124,15 +124,6 @@ void compare(const Setting& s, Options options, int threads = 2) {
   }
 }
 
-/// The same policies on another scalar type and backend.
-template <class Member>
-struct Rewrap;
-template <class Policies, class Options, class T, class Backend>
-struct Rewrap<apollo::TensorOptimizer<Policies, Options, T, Backend>> {
-  template <class Scalar, class Other>
-  using with = apollo::TensorOptimizer<Policies, Options, Scalar, Other>;
-};
-
 /// eps is large, so that signs of sums near zero do not decide steps.
 constexpr double eps = 1e-2;
 
@@ -148,7 +139,7 @@ void every_optimizer(const Setting& s, int gap) {
   const auto run = [&](const char* what, auto tag, const auto& options) {
     using Member = typename decltype(tag)::type;
     CAPTURE(std::string(what));
-    compare<T, Rewrap<Member>::template with>(s, options);
+    compare<T, model::Rewrap<Member>::template with>(s, options);
   };
   model::for_each_dense<>(run, eps);
   if (s.rows > 1 && s.cols > 1) model::for_each_projected<>(s.rank, gap, s.type, run, eps);
@@ -202,14 +193,14 @@ TEST_CASE("shapes at the edges of tiles and of vector units") {
           o.update_proj_gap = 1, o.eps = eps;
           return o;
         };
-        compare<float, Rewrap<apollo::AdamW<>>::with>(each, apollo::AdamWOptions{.eps = eps});
-        compare<float, Rewrap<apollo::Sgd<>>::with>(each, apollo::SgdOptions{});
-        compare<float, Rewrap<model::StructuredAdamW<>>::with>(each, apollo::StructuredOptions{.eps = eps});
-        compare<float, Rewrap<apollo::Apollo<>>::with>(each, options(apollo::ApolloOptions{.rank = 2}));
+        compare<float, model::Rewrap<apollo::AdamW<>>::with>(each, apollo::AdamWOptions{.eps = eps});
+        compare<float, model::Rewrap<apollo::Sgd<>>::with>(each, apollo::SgdOptions{});
+        compare<float, model::Rewrap<model::StructuredAdamW<>>::with>(each, apollo::StructuredOptions{.eps = eps});
+        compare<float, model::Rewrap<apollo::Apollo<>>::with>(each, options(apollo::ApolloOptions{.rank = 2}));
         using Sparse = apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>;
-        compare<float, Rewrap<Sparse>::with>(each, options(apollo::ApolloOptions{.rank = 2}));
-        compare<float, Rewrap<apollo::ApolloMini<>>::with>(each, options(apollo::ApolloMiniOptions{}));
-        compare<float, Rewrap<apollo::GaLore<>>::with>(each, options(apollo::GaLoreOptions{.rank = 2}));
+        compare<float, model::Rewrap<Sparse>::with>(each, options(apollo::ApolloOptions{.rank = 2}));
+        compare<float, model::Rewrap<apollo::ApolloMini<>>::with>(each, options(apollo::ApolloMiniOptions{}));
+        compare<float, model::Rewrap<apollo::GaLore<>>::with>(each, options(apollo::GaLoreOptions{.rank = 2}));
       }
     }
   }
@@ -234,16 +225,16 @@ TEST_CASE("every rank from 1 to the side, in lanes of eight and not") {
     o.allow_rank_1 = true;
     for (const auto how : {apollo::OnRefresh::keep, apollo::OnRefresh::rotate}) {
       o.on_refresh = how;
-      compare<float, Rewrap<apollo::Apollo<>>::with>(s, o);
+      compare<float, model::Rewrap<apollo::Apollo<>>::with>(s, o);
       using Sparse = apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>;
-      compare<float, Rewrap<Sparse>::with>(s, o);
-      compare<double, Rewrap<Sparse>::with>(s, o);
+      compare<float, model::Rewrap<Sparse>::with>(s, o);
+      compare<double, model::Rewrap<Sparse>::with>(s, o);
       using Three = apollo::Apollo<apollo::RandomProjection<apollo::SparseSigns<3>>>;
-      if (rank >= 3) compare<float, Rewrap<Three>::with>(s, o);
+      if (rank >= 3) compare<float, model::Rewrap<Three>::with>(s, o);
       using Random = apollo::StructuredOptimizer<apollo::RandomProjection<apollo::SparseSign>, apollo::AdamMoments<>>;
       apollo::StructuredOptions lifted{.rank = rank, .update_proj_gap = 2};
       lifted.eps = eps;
-      compare<float, Rewrap<Random>::with>(s, lifted);
+      compare<float, model::Rewrap<Random>::with>(s, lifted);
     }
   }
 }
@@ -255,8 +246,8 @@ TEST_CASE("singular vectors of every rank span the same space") {
       for (const ProjType type : support::all_proj_types) {
         apollo::GaLoreOptions o{.rank = rank, .update_proj_gap = 2, .proj_type = type, .svd = svd, .eps = eps};
         const Setting s{.rows = 33, .cols = 18, .rank = rank, .steps = 3};
-        compare<double, Rewrap<apollo::GaLore<>>::with>(s, o);
-        if (rank <= 5) compare<float, Rewrap<apollo::GaLore<>>::with>(s, o);
+        compare<double, model::Rewrap<apollo::GaLore<>>::with>(s, o);
+        if (rank <= 5) compare<float, model::Rewrap<apollo::GaLore<>>::with>(s, o);
       }
   }
 }
@@ -266,8 +257,8 @@ TEST_CASE("a gradient factor, coupled decay and either order") {
   const Matrix start = support::uniform_matrix(30, 20, 7);
   const auto both = [&](auto tag, auto options) {
     using Member = typename decltype(tag)::type;
-    using Plain = typename Rewrap<Member>::template with<T, Reference>;
-    using Fast = typename Rewrap<Member>::template with<T, EigenBackend>;
+    using Plain = typename model::Rewrap<Member>::template with<T, Reference>;
+    using Fast = typename model::Rewrap<Member>::template with<T, EigenBackend>;
     one_basis_if_kept<Plain>(options, 4);
     support::Tensor<T> a(start, Layout::row_major), b(start, Layout::row_major), g(start, Layout::column_major);
     Plain plain(a.view, options);
@@ -297,7 +288,7 @@ TEST_CASE("a gradient factor, coupled decay and either order") {
 TEST_CASE("bad gradients are seen by every pass, wherever they are") {
   const auto run = [](const char* what, auto tag, const auto& options) {
     using Member = typename decltype(tag)::type;
-    using Fast = typename Rewrap<Member>::template with<float, EigenBackend>;
+    using Fast = typename model::Rewrap<Member>::template with<float, EigenBackend>;
     CAPTURE(std::string(what));
     for (const Layout layout : {Layout::row_major, Layout::column_major, Layout::gaps}) {
       Leaf<float> leaf("leaf", 37, 29, layout);

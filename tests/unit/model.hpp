@@ -201,4 +201,13 @@ void for_each_projected(Index rank, Index gap, apollo::ProjType type, Visit&& vi
   visit("channels of singular vectors", Tag<SvdChannels<O...>>(), s);
 }
 
+/// The same policies on another scalar type and backend.
+template <class Member>
+struct Rewrap;
+template <class Policies, class Options, class T, class Backend>
+struct Rewrap<apollo::TensorOptimizer<Policies, Options, T, Backend>> {
+  template <class Scalar, class Other>
+  using with = apollo::TensorOptimizer<Policies, Options, Scalar, Other>;
+};
+
 }  // namespace model

@@ -7,7 +7,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -434,5 +436,25 @@ inline bool removes_columns(Index rows, Index cols, apollo::ProjType type) {
 
 inline constexpr apollo::ProjType all_proj_types[] = {apollo::ProjType::std, apollo::ProjType::reverse_std,
                                                       apollo::ProjType::right, apollo::ProjType::left};
+
+#if defined(__cpp_exceptions)
+/// The text of the std::invalid_argument that `action` raises; empty if it raises none.
+template <class Action>
+std::string refusal(Action&& action) {
+  try {
+    action();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return {};
+}
+
+/// Whether every one of `words` stands in `text`.
+inline bool mentions(const std::string& text, std::initializer_list<const char*> words) {
+  for (const char* word : words)
+    if (text.find(word) == std::string::npos) return false;
+  return true;
+}
+#endif
 
 }  // namespace support
