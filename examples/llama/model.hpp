@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+// LLaMA, forward and backward written out. The model owns weights and gradients; an optimizer sees these very arrays.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <apollo/random/normal.hpp>
+
+#include "config.hpp"
+#include "layers.hpp"
+#include "parallel.hpp"
+
+namespace llama {
+
+/// Sequences of equal length, one after the other, and the token that follows each.
+struct Batch {
+  Index sequences = 0, length = 0;
+  std::vector<int> tokens, targets;  // sequences x length
+
+  Index size() const { return sequences * length; }
+};
+
+/// Where gradients live: all of them, or those of one unit (a layer, the embedding, or the final norm with the head) at a time,
+/// for optimizers that step inside the backward pass.
+enum class Gradients : std::uint8_t { whole, one_unit };
+
+/// State: 4 bytes a parameter for weights (Scalar float), as many for gradients or those of the largest unit, and activations:
+/// about layers * tokens * (6 hidden + 2 intermediate) values. `Allocator` is that of the gradients.
+template <class Scalar, class Allocator = Eigen::aligned_allocator<Scalar>>
+class Llama {
+ public:
+  Llama(const Config& config, std::uint64_t seed, int threads = 1, Gradients gradients = Gradients::whole)
+      : config_(config), threads_(threads), whole_(gradients == Gradients::whole), parameters_(parameters_of(config)) {
+    const std::size_t units = static_cast<std::size_t>(config.layers) + 2;
+    std::vector<std::size_t> sizes(units, 0);
+    for (const Parameter& p : parameters_) sizes[p.unit] += static_cast<std::size_t>(p.size());
+    for (const std::size_t size : sizes) weights_.emplace_back(size);
+    if (whole_) {
+      for (const std::size_t size : sizes) gradients_.emplace_back(size);
+    } else {
+      // A tied embedding gets gradients at both ends of the backward pass, so its memory is its own.
+      const std::size_t largest = *std::max_element(sizes.begin() + (config.tied ? 1 : 0), sizes.end());
+      gradients_.emplace_back(largest);
+      if (config.tied) gradients_.emplace_back(sizes[0]);
+    }
+    activations_.resize(static_cast<std::size_t>(config.layers));
+    initialise(seed);
+  }
+
+  const Config& config() const { return config_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+
+  View<Scalar> weight(const Parameter& p) { return llama::view(weights_[p.unit].data() + p.offset, p.rows, p.cols); }
+  ConstView<Scalar> weight(const Parameter& p) const {
+    return {weights_[p.unit].data() + p.offset, p.rows, p.cols, Eigen::OuterStride<>(p.cols)};
+  }
+  /// With Gradients::one_unit these are valid only while `on_unit` of their own unit runs.
+  View<Scalar> gradient(const Parameter& p) { return llama::view(gradients_of(p.unit) + p.offset, p.rows, p.cols); }
+
+  /// Mean of -log p(target) over the batch, nats a token. Forward only.
+  double loss(const Batch& batch) {
+    check(batch.targets, "target", batch.size());
+    forward(batch);
+    return head(batch, 0, false) / static_cast<double>(batch.size());
+  }
+
+  /// Forward and backward. Gradients are those of factor * mean loss, added to what is there if `accumulate`. on_unit(unit) is
+  /// called as soon as all gradients of a unit are complete, from the head down to the embedding; it may change the unit's weights.
+  template <class OnUnit>
+  double loss_and_gradients(const Batch& batch, double factor, bool accumulate, OnUnit&& on_unit) {
+    if (accumulate && !whole_)
+      throw std::logic_error("gradients cannot be accumulated where only one layer's are in memory");
+    check(batch.targets, "target", batch.size());
+    forward(batch);
+    const double sum = head(batch, static_cast<Scalar>(factor / static_cast<double>(batch.size())), accumulate);
+    const std::size_t last = static_cast<std::size_t>(config_.layers) + 1;
+    on_unit(last);
+    for (std::size_t l = static_cast<std::size_t>(config_.layers); l-- > 0;) {
+      layer_backward(batch, l, accumulate);
+      on_unit(l + 1);
+    }
+    embedding_backward(batch, accumulate);
+    on_unit(0);
+    return sum / static_cast<double>(batch.size());
+  }
+  double loss_and_gradients(const Batch& batch, double factor = 1, bool accumulate = false) {
+    return loss_and_gradients(batch, factor, accumulate, [](std::size_t) {});
+  }
+
+  /// Logits of the token after the last one of `tokens`.
+  Vector<Scalar> next(std::span<const int> tokens) {
+    Batch batch{1, static_cast<Index>(tokens.size()), {tokens.begin(), tokens.end()}, {}};
+    forward(batch);
+    return normed_.row(batch.size() - 1) * head_weight().transpose();
+  }
+
+ private:
+  /// What the backward pass needs of a layer, beside its input.
+  struct Activations {
+    Matrix<Scalar> input;     // the residual stream before the layer
+    Matrix<Scalar> qkv;       // q and k turned
+    Matrix<Scalar> attended;  // the heads' outputs
+    Matrix<Scalar> middle;    // the residual stream between attention and SwiGLU
+    Matrix<Scalar> gate_up;
+    std::vector<Scalar> normaliser;                      // heads x tokens
+    std::vector<Scalar> attention_inverse, mlp_inverse;  // of the norms
+  };
+
+  /// Every weight from its own random stream, by name: N(0, .02^2), smaller by sqrt(2 layers) where a product ends in the
+  /// residual stream; norms are 1. Source: Radford et al., GPT-2 (2019), sec. 2.3.
+  void initialise(std::uint64_t seed) {
+    for (const Parameter& p : parameters_) {
+      View<Scalar> w = weight(p);
+      if (p.kind == Kind::norm) {
+        w.setOnes();
+        continue;
+      }
+      const double deviation = p.residual ? 0.02 / std::sqrt(2.0 * static_cast<double>(config_.layers)) : 0.02;
+      const apollo::RandomStream stream{.seed = seed ^ weights_seed, .tensor = apollo::tensor_id(p.name)};
+      for_rows(threads_, p.rows, [&](Index first, Index rows) {
+        std::vector<float> normals(static_cast<std::size_t>(rows * p.cols));
+        apollo::fill_normals(stream, static_cast<std::uint64_t>(first * p.cols), normals.size(), normals.data());
+        for (Index i = 0; i < rows; ++i)
+          for (Index j = 0; j < p.cols; ++j)
+            w(first + i, j) = static_cast<Scalar>(deviation * normals[static_cast<std::size_t>(i * p.cols + j)]);
+      });
+    }
+  }
+
+  Scalar* gradients_of(std::size_t unit) {
+    if (whole_) return gradients_[unit].data();
+    return gradients_[config_.tied && unit == 0 ? 1 : 0].data();
+  }
+  LayerArrays<Scalar> layer(std::size_t l) { return {config_, weights_[l + 1].data()}; }
+  LayerArrays<Scalar> layer_gradients(std::size_t l) { return {config_, gradients_of(l + 1)}; }
+  VectorView<Scalar> final_norm() { return {weights_.back().data(), config_.hidden}; }
+  View<Scalar> embedding() { return llama::view(weights_[0].data(), config_.vocabulary, config_.hidden); }
+  View<Scalar> head_weight() {
+    return config_.tied ? embedding()
+                        : llama::view(weights_.back().data() + config_.hidden, config_.vocabulary, config_.hidden);
+  }
+
+  void check(const Batch& batch) {
+    if (batch.size() == 0) throw std::invalid_argument("a batch of no tokens");
+    check(batch.tokens, "token", batch.size());
+  }
+  void check(const std::vector<int>& list, const char* what, Index size) {
+    if (static_cast<Index>(list.size()) != size)
+      throw std::invalid_argument("a batch has " + std::to_string(list.size()) + " " + what + "s, must have " +
+                                  std::to_string(size));
+    for (const int token : list)
+      if (token < 0 || token >= config_.vocabulary)
+        throw std::invalid_argument(std::string(what) + " " + std::to_string(token) +
+                                    " is not below the vocabulary's size " + std::to_string(config_.vocabulary));
+  }
+
+  /// From tokens to the final norm's output.
+  void forward(const Batch& batch) {
+    check(batch);
+    const Index tokens = batch.size();
+    if (rotary_.positions() < batch.length) rotary_ = {batch.length, config_.head_size(), config_.rope_base};
+    resize(tokens);
+    const View<Scalar> table = embedding();
+    View<Scalar> x = llama::view(activations_[0].input);
+    for_rows(threads_, tokens, [&](Index first, Index rows) {
+      for (Index i = first; i < first + rows; ++i) x.row(i) = table.row(batch.tokens[static_cast<std::size_t>(i)]);
+    });
+    for (std::size_t l = 0; l < activations_.size(); ++l) {
+      View<Scalar> out = view(l + 1 < activations_.size() ? activations_[l + 1].input : final_);
+      layer_forward(batch, l, out);
+    }
+    View<Scalar> last = view(final_), normed = view(normed_);
+    for_rows(threads_, tokens, [&](Index first, Index rows) {
+      norm_forward(last, final_norm(), config_.norm_eps, normed, final_inverse_.data(), first, rows);
+    });
+  }
+
+  void resize(Index tokens) {
+    const Index hidden = config_.hidden, wide = config_.intermediate;
+    if (final_.rows() == tokens) return;
+    for (Activations& a : activations_) {
+      for (Matrix<Scalar>* m : {&a.input, &a.attended, &a.middle}) m->resize(tokens, hidden);
+      a.qkv.resize(tokens, 3 * hidden);
+      a.gate_up.resize(tokens, 2 * wide);
+      a.normaliser.resize(static_cast<std::size_t>(tokens * config_.heads));
+      a.attention_inverse.resize(static_cast<std::size_t>(tokens));
+      a.mlp_inverse.resize(static_cast<std::size_t>(tokens));
+    }
+    for (Matrix<Scalar>* m : {&final_, &normed_, &dx_, &dnormed_}) m->resize(tokens, hidden);
+    final_inverse_.resize(static_cast<std::size_t>(tokens));
+    dqkv_.resize(tokens, 3 * hidden);
+    activated_.resize(tokens, wide);
+    dactivated_.resize(tokens, wide);
+    // Norms' gradients are summed block by block, in a fixed order.
+    gain_sums_.resize((tokens + gain_block - 1) / gain_block, hidden);
+  }
+
+  /// One head of one sequence, of a matrix whose rows are tokens.
+  ConstView<Scalar> head_of(const Matrix<Scalar>& m, const Batch& batch, Index sequence, Index column) const {
+    return {&m(sequence * batch.length, column), batch.length, config_.head_size(), Eigen::OuterStride<>(m.cols())};
+  }
+  View<Scalar> head_of(Matrix<Scalar>& m, const Batch& batch, Index sequence, Index column) const {
+    return {&m(sequence * batch.length, column), batch.length, config_.head_size(), Eigen::OuterStride<>(m.cols())};
+  }
+  /// Calls body(sequence, head) for all of them.
+  template <class Body>
+  void for_heads(const Batch& batch, Body&& body) const {
+    for_tiles(threads_, batch.sequences * config_.heads,
+              [&](Index tile) { body(tile / config_.heads, tile % config_.heads); });
+  }
+
+  void layer_forward(const Batch& batch, std::size_t l, View<Scalar>& out) {
+    const LayerArrays<Scalar> w = layer(l);
+    Activations& a = activations_[l];
+    const Index tokens = batch.size(), hidden = config_.hidden, size = config_.head_size();
+    View<Scalar> input = view(a.input), normed = view(normed_), qkv = view(a.qkv), middle = view(a.middle);
+    View<Scalar> gate_up = view(a.gate_up), activated = view(activated_);
+    Products<Scalar> products(threads_);
+
+    for_rows(threads_, tokens, [&](Index first, Index rows) {
+      norm_forward(input, w.attention_norm, config_.norm_eps, normed, a.attention_inverse.data(), first, rows);
+    });
+    products.forward(qkv, normed, w.qkv);
+    products.run();
+    turn(batch, a.qkv, Scalar(1));
+    for_heads(batch, [&](Index s, Index h) {
+      attention_forward<Scalar>(head_of(std::as_const(a.qkv), batch, s, h * size),
+                                head_of(std::as_const(a.qkv), batch, s, hidden + h * size),
+                                head_of(std::as_const(a.qkv), batch, s, 2 * hidden + h * size),
+                                head_of(a.attended, batch, s, h * size), normaliser(a, batch, s, h));
+    });
+    products.forward(middle, view(a.attended), w.output);
+    products.run();
+    for_rows(threads_, tokens, [&](Index first, Index rows) {
+      middle.middleRows(first, rows) += input.middleRows(first, rows);
+      norm_forward(middle, w.mlp_norm, config_.norm_eps, normed, a.mlp_inverse.data(), first, rows);
+    });
+    products.forward(gate_up, normed, w.gate_up);
+    products.run();
+    for_rows(threads_, tokens, [&](Index first, Index rows) { swiglu_forward(gate_up, activated, first, rows); });
+    products.forward(out, activated, w.down);
+    products.run();
+    for_rows(threads_, tokens,
+             [&](Index first, Index rows) { out.middleRows(first, rows) += middle.middleRows(first, rows); });
+  }
+
+  /// Expects the gradient of the layer's output in dx_, leaves that of its input there.
+  void layer_backward(const Batch& batch, std::size_t l, bool accumulate) {
+    const LayerArrays<Scalar> w = layer(l);
+    LayerArrays<Scalar> d = layer_gradients(l);
+    Activations& a = activations_[l];
+    const Index tokens = batch.size(), hidden = config_.hidden, size = config_.head_size();
+    View<Scalar> input = view(a.input), normed = view(normed_), middle = view(a.middle);
+    View<Scalar> gate_up = view(a.gate_up), activated = view(activated_), attended = view(a.attended);
+    View<Scalar> dx = view(dx_), dnormed = view(dnormed_), dactivated = view(dactivated_), dqkv = view(dqkv_);
+    Products<Scalar> products(threads_);
+
+    products.input(dactivated, dx, w.down, false);
+    products.run();
+    for_rows(threads_, tokens, [&](Index first, Index rows) {
+      swiglu_backward(gate_up, activated, dactivated, first, rows);
+      norm_forward<Scalar>(middle, w.mlp_norm, config_.norm_eps, normed, nullptr, first, rows);
+    });
+    products.weight(d.down, dx, activated, accumulate);
+    products.weight(d.gate_up, gate_up, normed, accumulate);
+    products.input(dnormed, gate_up, w.gate_up, false);
+    products.run();
+    norm_gradients(middle, w.mlp_norm, a.mlp_inverse, d.mlp_norm, accumulate);
+
+    products.weight(d.output, dx, attended, accumulate);
+    products.input(dnormed, dx, w.output, false);  // of the heads' outputs
+    products.run();
+    for_heads(batch, [&](Index s, Index h) {
+      attention_backward<Scalar>(
+          head_of(std::as_const(a.qkv), batch, s, h * size), head_of(std::as_const(a.qkv), batch, s, hidden + h * size),
+          head_of(std::as_const(a.qkv), batch, s, 2 * hidden + h * size),
+          head_of(std::as_const(a.attended), batch, s, h * size), normaliser(a, batch, s, h),
+          head_of(std::as_const(dnormed_), batch, s, h * size), head_of(dqkv_, batch, s, h * size),
+          head_of(dqkv_, batch, s, hidden + h * size), head_of(dqkv_, batch, s, 2 * hidden + h * size));
+    });
+    turn(batch, dqkv_, Scalar(-1));
+    for_rows(threads_, tokens, [&](Index first, Index rows) {
+      norm_forward<Scalar>(input, w.attention_norm, config_.norm_eps, normed, nullptr, first, rows);
+    });
+    products.weight(d.qkv, dqkv, normed, accumulate);
+    products.input(dnormed, dqkv, w.qkv, false);
+    products.run();
+    norm_gradients(input, w.attention_norm, a.attention_inverse, d.attention_norm, accumulate);
+  }
+
+  Scalar* normaliser(Activations& a, const Batch& batch, Index sequence, Index head) const {
+    return a.normaliser.data() + (sequence * config_.heads + head) * batch.length;
+  }
+
+  /// Turns q and k of every token, or turns their gradients back.
+  void turn(const Batch& batch, Matrix<Scalar>& qkv, Scalar direction) {
+    for_rows(threads_, qkv.rows(), [&](Index first, Index rows) {
+      for (Index i = first; i < first + rows; ++i)
+        rotary_.turn(qkv.row(i).data(), 2 * config_.heads, i % batch.length, direction);
+    });
+  }
+
+  /// Adds to dx_ what flows through a norm, from dnormed_; writes the gradient of its gain.
+  void norm_gradients(const View<Scalar>& x, const VectorView<Scalar>& gain, const std::vector<Scalar>& inverse,
+                      VectorView<Scalar> dgain, bool accumulate) {
+    View<Scalar> dx = view(dx_);
+    const View<Scalar> dnormed = view(dnormed_);
+    for_rows(
+        threads_, x.rows(),
+        [&](Index first, Index rows) {
+          VectorView<Scalar> sum(gain_sums_.row(first / gain_block).data(), x.cols());
+          sum.setZero();
+          norm_backward(x, gain, inverse.data(), dnormed, dx, sum, first, rows);
+        },
+        gain_block);
+    if (!accumulate) dgain.setZero();
+    for (Index block = 0; block < gain_sums_.rows(); ++block) dgain += gain_sums_.row(block);
+  }
+
+  /// The sum of the losses; with a factor, also the gradients of the head and of the final norm, and dx_. Logits exist for
+  /// `rows_at_once` tokens at a time.
+  double head(const Batch& batch, Scalar factor, bool accumulate) {
+    const View<Scalar> w = head_weight();
+    const bool backward = factor != 0;
+    const Index tokens = batch.size();
+    const Index rows_at_once = std::min(tokens, std::max<Index>(64, (Index{1} << 22) / config_.vocabulary));
+    logits_.resize(rows_at_once, config_.vocabulary);
+    std::vector<double> losses(static_cast<std::size_t>((tokens + 63) / 64), 0);
+    Products<Scalar> products(threads_);
+    View<Scalar> dhead = llama::view<Scalar>(nullptr, 0, 0);
+    if (backward) {
+      Scalar* at = config_.tied ? gradients_of(0) : gradients_of(weights_.size() - 1) + config_.hidden;
+      new (&dhead) View<Scalar>(llama::view(at, w.rows(), w.cols()));
+    }
+    for (Index start = 0; start < tokens; start += rows_at_once) {
+      const Index rows = std::min(rows_at_once, tokens - start);
+      View<Scalar> logits = llama::view(logits_.data(), rows, w.rows());
+      const View<Scalar> normed = llama::view(normed_.row(start).data(), rows, w.cols());
+      products.forward(logits, normed, w);
+      products.run();
+      for_rows(threads_, rows, [&](Index first, Index count) {
+        losses[static_cast<std::size_t>((start + first) / 64)] +=
+            cross_entropy(logits, batch.targets.data() + start, factor, first, count);
+      });
+      if (!backward) continue;
+      products.weight(dhead, logits, normed, accumulate || start > 0);
+      products.input(llama::view(dnormed_.row(start).data(), rows, w.cols()), logits, w, false);
+      products.run();
+    }
+    if (backward) {
+      dx_.setZero();
+      norm_gradients(view(final_), final_norm(), final_inverse_,
+                     VectorView<Scalar>(gradients_of(weights_.size() - 1), config_.hidden), accumulate);
+    }
+    return std::accumulate(losses.begin(), losses.end(), 0.0);
+  }
+
+  /// Columns are shared out, so that each sum runs over the tokens in order.
+  void embedding_backward(const Batch& batch, bool accumulate) {
+    View<Scalar> d = llama::view(gradients_of(0), config_.vocabulary, config_.hidden);
+    const bool keep = accumulate || config_.tied;  // the head has written there
+    constexpr Index block = 64;
+    for_tiles(threads_, (config_.hidden + block - 1) / block, [&](Index tile) {
+      const Index first = tile * block, count = std::min(block, config_.hidden - first);
+      if (!keep) d.middleCols(first, count).setZero();
+      for (Index i = 0; i < batch.size(); ++i)
+        d.row(batch.tokens[static_cast<std::size_t>(i)]).segment(first, count) += dx_.row(i).segment(first, count);
+    });
+  }
+
+  static constexpr Index gain_block = 64;
+  static constexpr std::uint64_t weights_seed = 0x6c6c616d61;  // an optimizer of the same seed draws other numbers
+
+  Config config_;
+  int threads_;
+  bool whole_;
+  std::vector<Parameter> parameters_;
+  std::vector<Aligned<Scalar>> weights_;  // unit by unit
+  std::vector<std::vector<Scalar, Allocator>> gradients_;
+
+  Rotary<Scalar> rotary_;
+  std::vector<Activations> activations_;
+  Matrix<Scalar> final_, normed_, activated_, logits_;  // normed_ and activated_ serve one layer after another
+  std::vector<Scalar> final_inverse_;
+  Matrix<Scalar> dx_, dnormed_, dqkv_, dactivated_, gain_sums_;
+};
+
+}  // namespace llama
