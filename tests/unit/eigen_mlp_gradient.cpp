@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "../../examples/fashion_mnist/mlp.hpp"
+#include "fashion_mnist/mlp.hpp"
 
 namespace {
 

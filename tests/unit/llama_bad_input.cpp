@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// The LLaMA example refuses what would otherwise be read out of bounds, divided by zero or resumed half: by value and bound,
+// before anything is changed.
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "llama/trainer.hpp"
+#include "support.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using llama::Batch;
+using llama::Text;
+using llama::Trainer;
+using llama::TrainerSettings;
+using support::mentions;
+using support::refusal;
+
+const Text text(std::vector<std::uint8_t>(3000, 'a'), "letters", 16);
+
+TrainerSettings small() {
+  TrainerSettings s;
+  s.model = {.vocabulary = 256, .hidden = 8, .layers = 1, .heads = 2, .intermediate = 12};
+  s.optimizer = "apollo", s.matrices.rank = 2, s.matrices.scale = 1;
+  s.batch = 2, s.sequence = 16, s.steps = 4;
+  return s;
+}
+
+/// A checkpoint of step `steps` in a folder of its own.
+fs::path checkpoint(const std::string& name, int steps) {
+  const fs::path folder = "llama_bad_input_" + name;
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  Trainer trainer(small(), text);
+  for (int i = 0; i < steps; ++i) trainer.step();
+  trainer.save(folder);
+  return Trainer::newest_checkpoint(folder);
+}
+
+/// What load() says to a trainer, which must then be as it was.
+std::string load_refusal(const fs::path& from) {
+  Trainer trainer(small(), text);
+  std::string said;
+  try {
+    trainer.load(from);
+  } catch (const std::runtime_error& error) {
+    said = error.what();
+  }
+  Trainer untouched(small(), text);
+  CHECK(trainer.step_number() == 0);
+  CHECK(trainer.log().empty());
+  CHECK(trainer.step().training_loss == untouched.step().training_loss);
+  return said;
+}
+
+void write(const fs::path& path, const std::string& content) { std::ofstream(path, std::ios::binary) << content; }
+
+}  // namespace
+
+TEST_CASE("batches whose tokens or targets do not fit are refused") {
+  llama::Llama<float> model(small().model, 1);
+  const std::vector<int> good{1, 2, 3, 4};
+  CHECK(mentions(refusal([&] { model.loss({2, 2, good, {1, 2, 3, 256}}); }), {"target 256", "256"}));
+  CHECK(mentions(refusal([&] { model.loss_and_gradients({2, 2, good, {1, 2, -5, 4}}); }), {"target -5"}));
+  CHECK(mentions(refusal([&] { model.loss({2, 2, {1, 2, 300, 4}, good}); }), {"token 300", "256"}));
+  CHECK(mentions(refusal([&] { model.loss({2, 2, {1, 2, 3}, good}); }), {"3 tokens", "must have 4"}));
+  CHECK(mentions(refusal([&] { model.loss({2, 2, good, {1}}); }), {"1 targets", "must have 4"}));
+  CHECK(mentions(refusal([&] { model.loss({0, 2, {}, {}}); }), {"no tokens"}));
+  CHECK(model.loss({2, 2, good, good}) > 0);
+}
+
+TEST_CASE("a sequence longer than a part of the text is refused when the trainer is made") {
+  TrainerSettings s = small();
+  s.sequence = 200;
+  CHECK(mentions(refusal([&] { Trainer trainer(s, text); }), {"letters", "3000", "4020", "200"}));
+}
+
+TEST_CASE("a rank below 1 is refused, whatever the optimizer") {
+  TrainerSettings s = small();
+  s.optimizer = "adamw", s.matrices.rank = -1;
+  CHECK(mentions(refusal([&] { Trainer trainer(s, text); }), {"rank = -1", "at least 1"}));
+}
+
+TEST_CASE("AdamW with one learning rate takes no second one") {
+  TrainerSettings s = small();
+  s.optimizer = "adamw-one-lr", s.lr = 1e-3, s.other_lr = 2e-3;
+  CHECK(mentions(refusal([&] { Trainer trainer(s, text); }), {"0.002", "0.001"}));
+  s.other_lr = 0;
+  CHECK(llama::resolved(s).other_lr == 1e-3);
+}
+
+TEST_CASE("files of different steps are no checkpoint") {
+  const fs::path at3 = checkpoint("three", 3), at1 = checkpoint("one", 1);
+  const std::string log = llama::read_whole((at3 / "log.csv").string());
+  write(at3 / "log.csv", log.substr(0, log.rfind('\n', log.size() - 2) + 1));
+  CHECK(mentions(load_refusal(at3), {"log.csv", "step 2", "step 3"}));
+  write(at3 / "log.csv", log.substr(0, log.find('\n') + 1));
+  CHECK(mentions(load_refusal(at3), {"log.csv", "step 0", "step 3"}));
+  write(at3 / "log.csv", log);
+  fs::copy_file(at1 / "optimizer.safetensors", at3 / "optimizer.safetensors", fs::copy_options::overwrite_existing);
+  CHECK(mentions(load_refusal(at3), {"optimizer.safetensors", "step 1", "step 3"}));
+}
+
+TEST_CASE("a state file without what it must have is refused by its name") {
+  const fs::path at1 = checkpoint("state", 1);
+  nlohmann::json state = llama::read_json(at1 / "trainer.json");
+  for (const char* content : {"3", "[]", "{}", R"({"settings":3})", R"({"settings":[]})", "{"}) {
+    CAPTURE(content);
+    write(at1 / "trainer.json", content);
+    CHECK(mentions(load_refusal(at1), {"trainer.json"}));
+  }
+  for (const char* key : {"step", "skipped"}) {
+    CAPTURE(key);
+    nlohmann::json changed = state;
+    changed.erase(key);
+    write(at1 / "trainer.json", changed.dump());
+    CHECK(mentions(load_refusal(at1), {"trainer.json", key}));
+    changed[key] = "many";
+    write(at1 / "trainer.json", changed.dump());
+    CHECK(mentions(load_refusal(at1), {"trainer.json", key}));
+  }
+}
