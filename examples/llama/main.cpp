@@ -48,11 +48,12 @@ struct Flags {
   int seeds = 1;
   std::int64_t evaluate_every = 0;  // 0: a twelfth of the steps
   llama::Index evaluate_windows = 64;
+  llama::Index final_windows = 0;     // 0: all
   std::int64_t checkpoint_every = 0;  // 0: at the end
   std::int64_t stop_after = 0;        // 0: never
   bool resume = false;
   bool overwrite = false;
-  bool tables = true;
+  bool no_tables = false;
   int generate = 0;
   std::string prompt = "In the beginning ";
   double temperature = 0.8;
@@ -133,7 +134,7 @@ bool train(const TrainerSettings& settings, const Flags& flags, const llama::Tex
     runs.push_back(llama::run_of(llama::read_json(summary)));
     runs.back().log = trainer.log();
   } else {
-    runs.push_back(trainer.summary());
+    runs.push_back(trainer.summary(flags.final_windows));
     llama::write_whole(summary.string(), llama::summary_of(runs.back()).dump(2) + "\n");
   }
   if (runs.back().skipped > 0)
@@ -186,7 +187,7 @@ int compare(const Flags& flags) {
     complete = train(settings, flags, text, runs) && complete;
     if (interrupted != 0) break;
   }
-  if (!runs.empty() && flags.tables) {
+  if (!runs.empty() && !flags.no_tables) {
     std::printf("\n%s\n\n%s\n", title.c_str(), llama::terminal_table(runs).c_str());
     std::fflush(stdout);
     llama::write_results(flags.results, title, runs);
@@ -277,17 +278,18 @@ void add_output_flags(CLI::App& app, Flags& flags) {
   app.add_option("--results", flags.results, "folder for logs, tables, plots and checkpoints")->capture_default_str();
   app.add_option("--evaluate-every", flags.evaluate_every, "steps (default: a twelfth of --steps)")
       ->check(CLI::PositiveNumber);
-  app.add_option("--evaluate-windows", flags.evaluate_windows,
-                 "windows of the validation text while training; the end scores all")
+  app.add_option("--evaluate-windows", flags.evaluate_windows, "windows of the validation text scored while training")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app.add_option("--final-windows", flags.final_windows, "windows scored at the end (default: all)")
+      ->check(CLI::PositiveNumber);
   app.add_option("--checkpoint-every", flags.checkpoint_every, "steps (default: only at the end or on Ctrl-C)")
       ->check(CLI::PositiveNumber);
   app.add_option("--stop-after", flags.stop_after, "leave off at this step, with a checkpoint")
       ->check(CLI::PositiveNumber);
   app.add_flag("--resume", flags.resume, "go on from the newest checkpoint of each run");
   app.add_flag("--overwrite", flags.overwrite, "start again where a run did not end");
-  app.add_flag("!--no-tables", flags.tables,
+  app.add_flag("--no-tables", flags.no_tables,
                "runs only, of many processes into one folder; --resume makes the tables later");
   app.add_option("--generate", flags.generate, "bytes that each trained model writes")->check(CLI::NonNegativeNumber);
   app.add_option("--prompt", flags.prompt, "what they go on from")->capture_default_str();

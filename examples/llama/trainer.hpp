@@ -175,10 +175,10 @@ class BasicTrainer {
   /// The same, noted in the last row of the log.
   double note_validation_loss(Index windows) { return run_.log.back().validation_loss = validation_loss(windows); }
 
-  /// The summary, with the loss over the whole validation text.
-  Run summary() {
+  /// The summary, with the loss over `windows` windows of the validation text; 0: all of it.
+  Run summary(Index windows = 0) {
     Run run = run_;
-    run.validation_loss = validation_loss();
+    run.validation_loss = validation_loss(windows);
     std::vector<double> ms;
     for (const LogRow& row : run.log) ms.push_back(row.optimizer_ms);
     if (ms.empty()) return run;
