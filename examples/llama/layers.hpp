@@ -3,8 +3,10 @@
 // cross-entropy. Each works on a block of rows, or on one head of one sequence, on the calling thread.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <type_traits>
 #include <vector>
 
 #include "parallel.hpp"

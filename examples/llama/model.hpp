@@ -2,6 +2,7 @@
 // LLaMA, forward and backward written out. The model owns weights and gradients; an optimizer sees these very arrays.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -335,11 +336,10 @@ class Llama {
     logits_.resize(rows_at_once, config_.vocabulary);
     std::vector<double> losses(static_cast<std::size_t>((tokens + 63) / 64), 0);
     Products<Scalar> products(threads_);
-    View<Scalar> dhead = llama::view<Scalar>(nullptr, 0, 0);
-    if (backward) {
-      Scalar* at = config_.tied ? gradients_of(0) : gradients_of(weights_.size() - 1) + config_.hidden;
-      new (&dhead) View<Scalar>(llama::view(at, w.rows(), w.cols()));
-    }
+    // The head's gradient lies behind the final norm's, or is the embedding's.
+    Scalar* last_unit = gradients_of(weights_.size() - 1);
+    const View<Scalar> dhead =
+        llama::view(config_.tied ? gradients_of(0) : last_unit + config_.hidden, w.rows(), w.cols());
     for (Index start = 0; start < tokens; start += rows_at_once) {
       const Index rows = std::min(rows_at_once, tokens - start);
       View<Scalar> logits = llama::view(logits_.data(), rows, w.rows());
@@ -357,8 +357,8 @@ class Llama {
     }
     if (backward) {
       dx_.setZero();
-      norm_gradients(view(final_), final_norm(), final_inverse_,
-                     VectorView<Scalar>(gradients_of(weights_.size() - 1), config_.hidden), accumulate);
+      norm_gradients(view(final_), final_norm(), final_inverse_, VectorView<Scalar>(last_unit, config_.hidden),
+                     accumulate);
     }
     return std::accumulate(losses.begin(), losses.end(), 0.0);
   }
