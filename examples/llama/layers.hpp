@@ -85,14 +85,17 @@ inline constexpr Index attention_block = 32;
 template <class Scalar>
 using Aligned = std::vector<Scalar, Eigen::aligned_allocator<Scalar>>;
 
+/// `count` or a little more, but not more than `most`: exp of whole vectors is cheaper than of single values behind them.
+inline Index whole_vectors(Index count, Index most) { return std::min((count + 15) / 16 * 16, most); }
+
 /// Scores q k^T / sqrt(head size) of rows [first, first + rows) against the keys up to each.
 template <class Scalar, class Queries, class Keys>
 auto attention_scores(const Queries& q, const Keys& k, Index first, Index rows, Aligned<Scalar>& scratch) {
   const Index seen = first + rows;
   scratch.resize(static_cast<std::size_t>(attention_block * k.rows()));
   auto scores = view(scratch.data(), rows, seen);
-  scores.noalias() =
-      (q.middleRows(first, rows) * k.topRows(seen).transpose()) * (1 / std::sqrt(static_cast<Scalar>(q.cols())));
+  multiply(Transposed::right, 1 / std::sqrt(static_cast<Scalar>(q.cols())), q.middleRows(first, rows), k.topRows(seen),
+           false, scores);
   return scores;
 }
 
@@ -106,15 +109,15 @@ void attention_forward(const ConstView<Scalar>& q, const ConstView<Scalar>& k, c
     auto scores = attention_scores(q, k, first, rows, scratch);
     for (Index i = 0; i < rows; ++i) {
       const Index own = first + i + 1;  // keys that this row sees
-      auto row = scores.row(i).head(own).array();
-      const Scalar largest = row.maxCoeff();  // taken off first, so that exp cannot overflow
+      auto row = scores.row(i).head(whole_vectors(own, scores.cols())).array();
+      const Scalar largest = row.head(own).maxCoeff();  // taken off first, so that exp cannot overflow
       row = (row - largest).exp();
+      scores.row(i).tail(scores.cols() - own).setZero();
       const Scalar sum = row.sum();
       row *= 1 / sum;
-      scores.row(i).tail(scores.cols() - own).setZero();
       normaliser[first + i] = largest + std::log(sum);
     }
-    out.middleRows(first, rows).noalias() = scores * v.topRows(scores.cols());
+    multiply(Transposed::none, Scalar(1), scores, v.topRows(scores.cols()), false, out.middleRows(first, rows));
   }
 }
 
@@ -133,19 +136,19 @@ void attention_backward(const ConstView<Scalar>& q, const ConstView<Scalar>& k, 
     auto p = attention_scores(q, k, first, rows, scratch);
     for (Index i = 0; i < rows; ++i) {
       const Index own = first + i + 1;
-      auto row = p.row(i).head(own).array();
+      auto row = p.row(i).head(whole_vectors(own, seen)).array();
       row = (row - normaliser[first + i]).exp();
       p.row(i).tail(seen - own).setZero();
     }
-    dv.topRows(seen).noalias() += p.transpose() * dout.middleRows(first, rows);
+    multiply(Transposed::left, Scalar(1), p, dout.middleRows(first, rows), true, dv.topRows(seen));
     auto dp = view(second_scratch.data(), rows, seen);
-    dp.noalias() = dout.middleRows(first, rows) * v.topRows(seen).transpose();
+    multiply(Transposed::right, Scalar(1), dout.middleRows(first, rows), v.topRows(seen), false, dp);
     for (Index i = 0; i < rows; ++i) {
       const Scalar mean = dout.row(first + i).dot(out.row(first + i));
       dp.row(i).array() = p.row(i).array() * (dp.row(i).array() - mean) * scale;
     }
-    dq.middleRows(first, rows).noalias() = dp * k.topRows(seen);
-    dk.topRows(seen).noalias() += dp.transpose() * q.middleRows(first, rows);
+    multiply(Transposed::none, Scalar(1), dp, k.topRows(seen), false, dq.middleRows(first, rows));
+    multiply(Transposed::left, Scalar(1), dp, q.middleRows(first, rows), true, dk.topRows(seen));
   }
 }
 

@@ -7,6 +7,11 @@
 #include <vector>
 
 #include <Eigen/Core>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "multiply.hpp"
 
 namespace llama {
 
@@ -33,6 +38,20 @@ View<Scalar> view(Scalar* data, Index rows, Index cols) {
   return View<Scalar>(data, rows, cols, Eigen::OuterStride<>(cols));
 }
 
+/// While it lives, libraries that ask OpenMP how many threads to take are offered one.
+class OneThread {
+ public:
+#if defined(_OPENMP)
+  OneThread() : offered_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(offered_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int offered_;
+#endif
+};
+
 /// Calls body(tile) for every tile. Tiles share nothing, so which thread takes one never shows in a result.
 template <class Body>
 void for_tiles(int threads, Index tiles, Body&& body) {
@@ -44,6 +63,7 @@ void for_tiles(int threads, Index tiles, Body&& body) {
   }
 #endif
   (void)threads;
+  [[maybe_unused]] const OneThread alone;
   for (Index tile = 0; tile < tiles; ++tile) body(tile);
 }
 
@@ -58,7 +78,7 @@ void for_rows(int threads, Index rows, Body&& body, Index block = 64) {
 
 /// Matrix products that do not depend on each other, run together so that small ones fill the threads too.
 ///
-/// Each tile of a result is one product by Eigen on one thread over the whole inner dimension. Cost: 2 m n k flops.
+/// Each tile of a result is one product on one thread over the whole inner dimension. Cost: 2 m n k flops.
 template <class Scalar>
 class Products {
  public:
@@ -80,6 +100,8 @@ class Products {
   }
 
   void run() {
+    // Large ones first: threads then end at nearly the same time.
+    std::stable_sort(tiles_.begin(), tiles_.end(), [](const Tile& a, const Tile& b) { return a.cost > b.cost; });
     for_tiles(threads_, static_cast<Index>(tiles_.size()),
               [&](Index tile) { run(tiles_[static_cast<std::size_t>(tile)]); });
     tiles_.clear();
@@ -96,6 +118,7 @@ class Products {
   struct Tile {
     std::size_t product;
     Index row, col, rows, cols;
+    Index cost;  // multiplications
   };
 
   void add(Kind kind, const View<Scalar>& result, const View<Scalar>& left, const View<Scalar>& right,
@@ -104,37 +127,35 @@ class Products {
     eigen_assert(result.cols() == (kind == Kind::forward ? right.rows() : right.cols()));
     // Results of a weight's gradient are small and their sums long: smaller tiles keep every thread busy.
     const Index tall = kind == Kind::weight ? 64 : 128, wide = kind == Kind::weight ? 128 : 384;
+    const Index inner = kind == Kind::weight ? left.rows() : left.cols();
     for (Index row = 0; row < result.rows(); row += tall)
-      for (Index col = 0; col < result.cols(); col += wide)
-        tiles_.push_back(
-            {products_.size(), row, col, std::min(tall, result.rows() - row), std::min(wide, result.cols() - col)});
+      for (Index col = 0; col < result.cols(); col += wide) {
+        const Index rows = std::min(tall, result.rows() - row), cols = std::min(wide, result.cols() - col);
+        tiles_.push_back({products_.size(), row, col, rows, cols, rows * cols * inner});
+      }
     products_.push_back({kind, result, left, right, accumulate});
   }
 
   void run(const Tile& tile) {
     Product& p = products_[tile.product];
-    auto out = p.result.block(tile.row, tile.col, tile.rows, tile.cols);
+    const auto multiply_into_tile = [&](Transposed transposed, const auto& left, const auto& right) {
+      multiply(transposed, Scalar(1), left, right, p.accumulate,
+               p.result.block(tile.row, tile.col, tile.rows, tile.cols));
+    };
     switch (p.kind) {
       case Kind::forward:
-        assign(out, p.left.middleRows(tile.row, tile.rows) * p.right.middleRows(tile.col, tile.cols).transpose(),
-               p.accumulate);
+        multiply_into_tile(Transposed::right, p.left.middleRows(tile.row, tile.rows),
+                           p.right.middleRows(tile.col, tile.cols));
         break;
       case Kind::input:
-        assign(out, p.left.middleRows(tile.row, tile.rows) * p.right.middleCols(tile.col, tile.cols), p.accumulate);
+        multiply_into_tile(Transposed::none, p.left.middleRows(tile.row, tile.rows),
+                           p.right.middleCols(tile.col, tile.cols));
         break;
       case Kind::weight:
-        assign(out, p.left.middleCols(tile.row, tile.rows).transpose() * p.right.middleCols(tile.col, tile.cols),
-               p.accumulate);
+        multiply_into_tile(Transposed::left, p.left.middleCols(tile.row, tile.rows),
+                           p.right.middleCols(tile.col, tile.cols));
         break;
     }
-  }
-
-  template <class Out, class Expression>
-  static void assign(Out& out, const Expression& product, bool accumulate) {
-    if (accumulate)
-      out.noalias() += product;
-    else
-      out.noalias() = product;
   }
 
   int threads_;

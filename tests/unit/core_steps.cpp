@@ -12,6 +12,7 @@
 
 #include <apollo/optimizer/named.hpp>
 
+#include "oracles.hpp"
 #include "support.hpp"
 
 namespace {

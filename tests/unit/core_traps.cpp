@@ -17,6 +17,7 @@
 #include <apollo/optimizer/named.hpp>
 #include <apollo/tensor/tensor_view.hpp>
 
+#include "oracles.hpp"
 #include "support.hpp"
 
 namespace {
