@@ -46,6 +46,25 @@ inline const std::vector<Preset>& presets() {
   return list;
 }
 
+/// The preset's name, and what was changed of it.
+inline std::string model_name(const std::string& preset, const Config& c) {
+  Config base;
+  for (const Preset& p : presets())
+    if (preset == p.name) base = p.config;
+  std::string changes;
+  const auto note = [&](const char* name, Index value, Index before) {
+    if (value != before)
+      changes += (changes.empty() ? " with " : ", ") + std::string(name) + " " + std::to_string(value);
+  };
+  note("vocabulary", c.vocabulary, base.vocabulary);
+  note("hidden", c.hidden, base.hidden);
+  note("layers", c.layers, base.layers);
+  note("heads", c.heads, base.heads);
+  note("intermediate", c.intermediate, base.intermediate);
+  if (c.tied != base.tied) changes += (changes.empty() ? " with " : ", ") + std::string("a tied head");
+  return preset + changes;
+}
+
 /// What a parameter is to the optimizer: `matrix` are the attention's and SwiGLU's, which projections apply to.
 enum class Kind : std::uint8_t { embedding, norm, matrix, head };
 

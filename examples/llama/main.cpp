@@ -61,17 +61,6 @@ struct Flags {
 
 volatile std::sig_atomic_t interrupted = 0;
 
-/// "0.002" rather than "0.002000".
-std::string short_number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
-  return text;
-}
-
-std::string folder_name(const TrainerSettings& s) {
-  return s.optimizer + "-lr" + short_number(s.lr) + "-" + short_number(s.other_lr) + "-seed" + std::to_string(s.seed);
-}
-
 /// Prints what the model writes after the prompt, byte by byte from its distribution.
 void generate(Trainer& trainer, const Flags& flags) {
   std::vector<int> tokens;
@@ -99,7 +88,7 @@ void generate(Trainer& trainer, const Flags& flags) {
 /// One run, from its newest checkpoint if told to resume. False: stopped before its end, with a checkpoint.
 bool train(const TrainerSettings& settings, const Flags& flags, const llama::Text& text, std::vector<Run>& runs) {
   Trainer trainer(settings, text);
-  const fs::path folder = fs::path(flags.results) / folder_name(trainer.settings());
+  const fs::path folder = fs::path(flags.results) / name_of(trainer.settings());
   const fs::path checkpoint = Trainer::newest_checkpoint(folder), summary = folder / "summary.json";
   if (!checkpoint.empty() && flags.resume) {
     trainer.load(checkpoint);
@@ -113,7 +102,7 @@ bool train(const TrainerSettings& settings, const Flags& flags, const llama::Tex
     fs::remove(summary);
     const std::int64_t steps = trainer.settings().steps;
     const std::int64_t every = flags.evaluate_every > 0 ? flags.evaluate_every : std::max<std::int64_t>(1, steps / 12);
-    llama::Progress progress(folder_name(trainer.settings()), steps, trainer.log());
+    llama::Progress progress(name_of(trainer.settings()), steps, trainer.log());
     while (!trainer.finished() && interrupted == 0) {
       const llama::LogRow row = trainer.step();
       const bool last = trainer.finished();
@@ -138,7 +127,7 @@ bool train(const TrainerSettings& settings, const Flags& flags, const llama::Tex
     llama::write_whole(summary.string(), llama::summary_of(runs.back()).dump(2) + "\n");
   }
   if (runs.back().skipped > 0)
-    std::fprintf(stderr, "%s: %lld steps of single tensors were skipped\n", folder_name(trainer.settings()).c_str(),
+    std::fprintf(stderr, "%s: %lld steps of single tensors were skipped\n", name_of(trainer.settings()).c_str(),
                  static_cast<long long>(runs.back().skipped));
   if (flags.generate > 0) generate(trainer, flags);
   return true;
@@ -147,6 +136,8 @@ bool train(const TrainerSettings& settings, const Flags& flags, const llama::Tex
 /// Every combination of optimizer, learning rates and seed; seeds outermost, so that rows stay paired if it is interrupted.
 std::vector<TrainerSettings> combinations(const Flags& flags) {
   std::vector<TrainerSettings> list;
+  for (const std::string& setting : llama::asked_in_vain(flags.optimizers, flags.settings.matrices))
+    throw std::invalid_argument(setting + " was given, but no optimizer among those that run has one");
   for (int seed = 0; seed < flags.seeds; ++seed)
     for (const std::string& optimizer : flags.optimizers)
       for (const double lr : flags.lrs)
@@ -158,17 +149,19 @@ std::vector<TrainerSettings> combinations(const Flags& flags) {
         }
   std::set<std::string> names;
   for (const TrainerSettings& s : list)
-    if (!names.insert(folder_name(s)).second) throw std::invalid_argument(folder_name(s) + " is asked for twice");
+    if (!names.insert(name_of(s)).second) throw std::invalid_argument(name_of(s) + " is asked for twice");
   return list;
 }
 
 std::string title_of(const TrainerSettings& s, const Flags& flags, const llama::Text& text) {
-  std::string title = "LLaMA " + flags.preset + ", " + std::to_string(llama::parameter_count(s.model)) +
-                      " parameters, " + std::to_string(s.steps) + " steps of " +
-                      std::to_string(s.accumulate * s.batch) + " x " + std::to_string(s.sequence) + " tokens of " +
-                      fs::path(flags.text).filename().string() + " (" + std::to_string(text.size()) + " bytes), ";
+  std::string title = "LLaMA " + llama::model_name(flags.preset, s.model) + ", " +
+                      std::to_string(llama::parameter_count(s.model)) + " parameters, " + std::to_string(s.steps) +
+                      " steps of " + std::to_string(s.accumulate * s.batch) + " x " + std::to_string(s.sequence) +
+                      " tokens of " + fs::path(flags.text).filename().string() + " (" + std::to_string(text.size()) +
+                      " bytes), ";
   title += flags.seeds == 1 ? "seed " + std::to_string(s.seed) : std::to_string(flags.seeds) + " seeds";
-  return title + ", " + std::to_string(s.threads) + (s.threads == 1 ? " thread" : " threads");
+  return title + ", " + std::to_string(s.threads) + (s.threads == 1 ? " thread" : " threads") + ", products by " +
+         llama::products_by;
 }
 
 int compare(const Flags& flags) {
@@ -247,7 +240,8 @@ void add_training_flags(CLI::App& app, Flags& flags) {
       ->check(CLI::PositiveNumber);
   app.add_option("--scale", s.matrices.scale, "of the low-rank optimizers (default: each its own)")
       ->check(CLI::PositiveNumber);
-  app.add_option("--update-proj-gap", s.matrices.update_proj_gap, "steps between projections")->capture_default_str();
+  app.add_option("--update-proj-gap", s.matrices.update_proj_gap, "steps between projections (default: 200)")
+      ->check(CLI::PositiveNumber);
   app.add_option("--limiter-gamma", s.matrices.limiter_gamma, "growth of an update's norm that is let through")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--limiter-floor", s.matrices.limiter_floor, "0: the published rule")->check(CLI::NonNegativeNumber);
@@ -270,7 +264,7 @@ std::string optimizers_help() {
   std::string text = "Optimizers, and the learning rates they were tuned to (matrices / embedding, head, norms):";
   for (const llama::Tuned& t : llama::tuned)
     text += "\n  " + std::string(t.name) + std::string(15 - t.name.size(), ' ') + std::string(t.what) + ", " +
-            short_number(t.lr) + " / " + short_number(t.other_lr);
+            llama::report::digits(t.lr) + " / " + llama::report::digits(t.other_lr);
   return text;
 }
 

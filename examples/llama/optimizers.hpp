@@ -2,10 +2,12 @@
 // The optimizers that can be compared: what steps the matrices, and the learning rates each was tuned to.
 #pragma once
 
-#include <cstddef>
+#include <algorithm>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include <apollo/eigen.hpp>
@@ -18,7 +20,7 @@ struct Tuned {
   double lr;                  ///< of the matrices in attention and SwiGLU
   double other_lr;            ///< of the embedding, the head and the norms, which AdamW steps in every run
   std::string_view what;      ///< for --help
-  double limiter_gamma = -1;  ///< below 0: the optimizer's own
+  double limiter_gamma = -1;  ///< below 0: the library's default
 };
 
 inline constexpr Tuned tuned[] = {
@@ -40,50 +42,103 @@ inline const Tuned& tuned_for(std::string_view name) {
   throw std::invalid_argument("optimizer '" + std::string(name) + "' is none of " + names);
 }
 
-/// What flags may change of the low-rank optimizers. A number below 0 leaves the optimizer's own.
+/// What flags may change of the optimizer of the matrices. `own` leaves what the optimizer has.
 struct MatrixOptions {
-  apollo::Index rank = 0;  ///< of APOLLO and GaLore; 0: a quarter of the hidden size
-  double scale = -1;
-  apollo::Index update_proj_gap = 200;
-  double limiter_gamma = -1;
-  double limiter_floor = -1;
-  double beta1 = 0.9;
+  static constexpr int own = -1;
+  apollo::Index rank = 0;  ///< 0: a quarter of the hidden size
+  double scale = own;
+  apollo::Index update_proj_gap = own;
+  double limiter_gamma = own;
+  double limiter_floor = own;
+  double beta1 = 0.9;  ///< AdamW of the other parameters has them too
   double beta2 = 0.999;
 };
 
-/// Adds a group for the matrices and hands it to `add_to`. The only place that knows the optimizers apart.
-template <class AddTo>
-void add_matrices(apollo::eigen::Optimizer& optimizer, std::string_view name, double lr, const MatrixOptions& flags,
-                  std::uint64_t seed, AddTo&& add_to) {
-  const auto limited = [&](auto options) {
-    options.lr = lr, options.seed = seed, options.update_proj_gap = flags.update_proj_gap;
-    options.beta1 = flags.beta1, options.beta2 = flags.beta2;
-    if (flags.scale >= 0) options.scale = flags.scale;
-    if constexpr (requires { options.limiter_gamma; }) {
-      if (flags.limiter_gamma >= 0) options.limiter_gamma = flags.limiter_gamma;
-      if (flags.limiter_floor >= 0) options.limiter_floor = flags.limiter_floor;
-    }
-    return options;
+/// Calls visit(member, options): the library's optimizer of that name, as a std::type_identity, and its options, as compared
+/// here. The only place that knows the optimizers apart.
+template <class Visit>
+void with_member(std::string_view name, Visit&& visit) {
+  const auto named = [&]<class Options>(const Options& options) {
+    visit(std::type_identity<typename apollo::MemberOf<Options>::type>{}, options);
   };
-  const auto apollo_options = limited(apollo::ApolloOptions{.rank = flags.rank, .scale = apollo::automatic});
-
+  const apollo::ApolloOptions apollo_options{.scale = apollo::automatic};
   if (name == "adamw" || name == "adamw-one-lr")
-    add_to(optimizer.add_group(
-        apollo::AdamWOptions{.lr = lr, .beta1 = flags.beta1, .beta2 = flags.beta2, .weight_decay = 0}));
+    named(apollo::AdamWOptions{.weight_decay = 0});
   else if (name == "galore")
-    add_to(optimizer.add_group(limited(apollo::GaLoreOptions{.rank = flags.rank})));
+    named(apollo::GaLoreOptions{});
   else if (name == "apollo")
-    add_to(optimizer.add_group(apollo_options));
+    named(apollo_options);
   else if (name == "apollo-sparse")
-    add_to(optimizer.add_group<apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(apollo_options));
+    visit(std::type_identity<apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>>{}, apollo_options);
   else if (name == "apollo-mini")
-    add_to(optimizer.add_group(limited(apollo::ApolloMiniOptions{})));
+    named(apollo::ApolloMiniOptions{});
   else if (name == "sgd-momentum")
-    add_to(optimizer.add_group(apollo::SgdMomentumOptions{.lr = lr}));
+    named(apollo::SgdMomentumOptions{});
   else if (name == "sgd")
-    add_to(optimizer.add_group(apollo::SgdOptions{.lr = lr}));
+    named(apollo::SgdOptions{});
   else
     tuned_for(name);  // which refuses it
+}
+
+/// Gives `options` what was asked for of each setting that they have. Returns the names of those asked for in vain.
+template <class Options>
+std::vector<std::string> set(Options& options, const MatrixOptions& asked) {
+  std::vector<std::string> lacking;
+  const auto lacks = [&](bool given, const char* name) {
+    if (given) lacking.emplace_back(name);
+  };
+  if constexpr (requires { options.rank; })
+    options.rank = asked.rank;
+  else
+    lacks(asked.rank > 0, "rank");
+  if constexpr (requires { options.scale; }) {
+    if (asked.scale >= 0) options.scale = asked.scale;
+  } else {
+    lacks(asked.scale >= 0, "scale");
+  }
+  if constexpr (requires { options.update_proj_gap; }) {
+    if (asked.update_proj_gap >= 0) options.update_proj_gap = asked.update_proj_gap;
+  } else {
+    lacks(asked.update_proj_gap >= 0, "update_proj_gap");
+  }
+  if constexpr (requires { options.limiter_gamma; }) {
+    if (asked.limiter_gamma >= 0) options.limiter_gamma = asked.limiter_gamma;
+    if (asked.limiter_floor >= 0) options.limiter_floor = asked.limiter_floor;
+  } else {
+    lacks(asked.limiter_gamma >= 0, "limiter_gamma");
+    lacks(asked.limiter_floor >= 0, "limiter_floor");
+  }
+  if constexpr (requires { options.beta1; }) options.beta1 = asked.beta1;
+  if constexpr (requires { options.beta2; }) options.beta2 = asked.beta2;
+  return lacking;
+}
+
+/// Settings that were asked for although no optimizer among `names` has them.
+inline std::vector<std::string> asked_in_vain(const std::vector<std::string>& names, const MatrixOptions& asked) {
+  std::vector<std::string> vain;
+  bool first = true;
+  for (const std::string& name : names)
+    with_member(name, [&](auto, auto options) {
+      const std::vector<std::string> lacking = set(options, asked);
+      if (first) vain = lacking;
+      first = false;
+      std::erase_if(vain, [&](const std::string& setting) {
+        return std::find(lacking.begin(), lacking.end(), setting) == lacking.end();
+      });
+    });
+  return vain;
+}
+
+/// Adds a group for the matrices and hands it to `add_to`.
+template <class AddTo>
+void add_matrices(apollo::eigen::Optimizer& optimizer, std::string_view name, double lr, const MatrixOptions& asked,
+                  std::uint64_t seed, AddTo&& add_to) {
+  with_member(name, [&]<class Member>(std::type_identity<Member>, auto options) {
+    options.lr = lr;
+    if constexpr (requires { options.seed; }) options.seed = seed;
+    set(options, asked);
+    add_to(optimizer.add_group<Member>(options));
+  });
 }
 
 }  // namespace llama

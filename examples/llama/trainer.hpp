@@ -21,6 +21,7 @@
 #include "files.hpp"
 #include "log.hpp"
 #include "model.hpp"
+#include "numbers.hpp"
 #include "optimizers.hpp"
 #include "run.hpp"
 #include "text.hpp"
@@ -46,8 +47,8 @@ struct TrainerSettings {
   bool layerwise = false;  ///< step each layer inside the backward pass, gradients of one layer in memory
 };
 
-/// The settings that a checkpoint must agree with.
-inline nlohmann::json identity(const TrainerSettings& s, const Text& text) {
+/// All settings that decide the bits of a run, by name.
+inline nlohmann::json json_of(const TrainerSettings& s) {
   const MatrixOptions& m = s.matrices;
   return {{"vocabulary", s.model.vocabulary},
           {"hidden", s.model.hidden},
@@ -73,9 +74,15 @@ inline nlohmann::json identity(const TrainerSettings& s, const Text& text) {
           {"accumulate", s.accumulate},
           {"steps", s.steps},
           {"warmup", s.warmup},
-          {"lr_floor", s.lr_floor},
-          {"text_bytes", text.size()},
-          {"text_hash", text.hash()}};
+          {"lr_floor", s.lr_floor}};
+}
+
+/// What a checkpoint must agree with.
+inline nlohmann::json identity(const TrainerSettings& s, const Text& text) {
+  nlohmann::json json = json_of(s);
+  json["text_bytes"] = text.size();
+  json["text_hash"] = text.hash();
+  return json;
 }
 
 /// Fills in what settings leave open. Errors: values out of range, by name and bound.
@@ -106,6 +113,25 @@ inline TrainerSettings resolved(TrainerSettings s) {
   at_least("rank", s.matrices.rank, Index{1});
   if (s.warmup < 0) s.warmup = s.steps / 10;
   return s;
+}
+
+/// A run's name, for its folder: the optimizer, its learning rates, the seed, and each setting that is not what it would be by
+/// itself. Expects resolved settings.
+inline std::string name_of(const TrainerSettings& s) {
+  TrainerSettings plain;
+  plain.model = s.model, plain.steps = s.steps;  // ranks and warm-up follow from them
+  plain.optimizer = s.optimizer, plain.lr = s.lr, plain.other_lr = s.other_lr, plain.seed = s.seed;
+  nlohmann::json ordinary = json_of(resolved(plain));
+  const nlohmann::json nano = json_of(TrainerSettings{});
+  for (const char* key : {"vocabulary", "hidden", "layers", "heads", "intermediate", "tied", "steps"})
+    ordinary[key] = nano[key];
+  std::string name =
+      s.optimizer + "-lr" + report::digits(s.lr) + "-" + report::digits(s.other_lr) + "-seed" + std::to_string(s.seed);
+  const nlohmann::json actual = json_of(s);
+  for (const auto& [key, value] : actual.items())
+    if (value != ordinary[key])
+      name += "-" + key + "=" + (value.is_number_float() ? report::digits(value.get<double>()) : value.dump());
+  return name;
 }
 
 template <class Allocator = Eigen::aligned_allocator<float>>

@@ -96,6 +96,61 @@ TEST_CASE("AdamW with one learning rate takes no second one") {
   CHECK(llama::resolved(s).other_lr == 1e-3);
 }
 
+TEST_CASE("a setting that no chosen optimizer has is named") {
+  using llama::asked_in_vain;
+  const std::vector<std::string> none;
+  CHECK(asked_in_vain({"adamw", "sgd"}, {}) == none);
+  CHECK(asked_in_vain({"adamw", "sgd"}, {.beta1 = 0.8}) == none);
+  llama::MatrixOptions asked;
+  asked.rank = 4, asked.scale = 1, asked.update_proj_gap = 7, asked.limiter_gamma = 2, asked.limiter_floor = 0;
+  CHECK(asked_in_vain({"adamw"}, asked) ==
+        std::vector<std::string>{"rank", "scale", "update_proj_gap", "limiter_gamma", "limiter_floor"});
+  CHECK(asked_in_vain({"adamw", "galore"}, asked) == std::vector<std::string>{"limiter_gamma", "limiter_floor"});
+  CHECK(asked_in_vain({"apollo-mini", "galore"}, asked) == none);
+  CHECK(asked_in_vain({"apollo-mini"}, asked) == std::vector<std::string>{"rank"});
+}
+
+TEST_CASE("every optimizer takes the settings it has") {
+  llama::MatrixOptions asked;
+  asked.rank = 4, asked.scale = 3, asked.update_proj_gap = 7, asked.limiter_gamma = 2, asked.limiter_floor = 0.25;
+  asked.beta1 = 0.5, asked.beta2 = 0.75;
+  for (const llama::Tuned& tuned : llama::tuned)
+    llama::with_member(tuned.name, [&](auto, auto options) {
+      CAPTURE(std::string(tuned.name));
+      const auto before = options;
+      llama::set(options, asked);
+      if constexpr (requires { options.rank; }) CHECK(options.rank == 4);
+      if constexpr (requires { options.update_proj_gap; }) CHECK(options.update_proj_gap == 7);
+      if constexpr (requires { options.limiter_gamma; }) CHECK(options.limiter_gamma == 2);
+      if constexpr (requires { options.limiter_floor; }) CHECK(options.limiter_floor == 0.25);
+      if constexpr (requires { options.beta1; }) CHECK(options.beta1 == 0.5);
+      if constexpr (requires { options.beta2; }) CHECK(options.beta2 == 0.75);
+      options = before;
+      llama::set(options, {});
+      if constexpr (requires { options.update_proj_gap; }) CHECK(options.update_proj_gap == before.update_proj_gap);
+      if constexpr (requires { options.limiter_gamma; }) CHECK(options.limiter_gamma == before.limiter_gamma);
+      if constexpr (requires { options.limiter_floor; }) CHECK(options.limiter_floor == before.limiter_floor);
+    });
+}
+
+TEST_CASE("the names of runs and models show what is not ordinary") {
+  TrainerSettings s;
+  s.optimizer = "apollo-mini";
+  CHECK(llama::name_of(llama::resolved(s)) == "apollo-mini-lr0.004-0.016-seed1");
+  s.matrices.limiter_gamma = 1.01, s.batch = 4, s.steps = 30, s.threads = 2, s.layerwise = true;
+  CHECK(llama::name_of(llama::resolved(s)) == "apollo-mini-lr0.004-0.016-seed1-batch=4-limiter_gamma=1.01-steps=30");
+  s = {};
+  s.model.hidden = 64, s.model.tied = true, s.lr = 1, s.seed = 7;
+  CHECK(llama::name_of(llama::resolved(s)) == "adamw-lr1-0.032-seed7-hidden=64-tied=true");
+
+  CHECK(llama::model_name("nano", {}) == "nano");
+  CHECK(llama::model_name("nano", s.model) == "nano with hidden 64, a tied head");
+  llama::Config config = llama::presets()[1].config;
+  CHECK(llama::model_name("60m", config) == "60m");
+  config.layers = 1, config.heads = 4;
+  CHECK(llama::model_name("60m", config) == "60m with layers 1, heads 4");
+}
+
 TEST_CASE("files of different steps are no checkpoint") {
   const fs::path at3 = checkpoint("three", 3), at1 = checkpoint("one", 1);
   const std::string log = llama::read_whole((at3 / "log.csv").string());

@@ -2,8 +2,8 @@
 // The LLaMA example's matrix products, by either library, against plain sums in double.
 #include <doctest/doctest.h>
 
-#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -41,7 +41,7 @@ void check(Multiply multiply, Transposed transposed, Index rows, Index cols, Ind
   Block<Scalar> left(left_turned ? inner : rows, left_turned ? rows : inner, 1);
   Block<Scalar> right(right_turned ? cols : inner, right_turned ? inner : cols, 2);
   Block<Scalar> out(rows, cols, 3), before = out;
-  if (!accumulate) out.view()(0, 0) = std::nan("");  // what is overwritten must not be read
+  if (!accumulate) out.view()(0, 0) = std::numeric_limits<Scalar>::quiet_NaN();  // what is overwritten must not be read
   multiply(transposed, Scalar(0.5), left.view(), right.view(), accumulate, out.view());
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < cols; ++j) {
