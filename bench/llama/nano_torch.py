@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Forward and backward of the model `nano` of examples/llama in torch, as fast as we could make torch 1.13 do it on a CPU.
+"""Forward and backward of the model `nano` of examples/llama in torch.
 
-  nano_torch.py check FILE                  compares loss and gradients with what `nano dump FILE` wrote
-  nano_torch.py time THREADS SECONDS FILE   median seconds of one forward and backward, on the same weights and tokens
+  nano_torch.py check FILE                        compares loss and gradients with what `nano dump FILE` wrote
+  nano_torch.py time FORM THREADS SECONDS FILE    median seconds of one forward and backward, on the same weights and tokens
 
+FORM is `plain`, the model as one writes it in torch, or `tuned`, as fast as we could make it.
 What made torch faster and stayed: q, k, v in one product, but gate and up in two; derivatives written out for RMSNorm, rotary
 embeddings and attention; attention in blocks of queries that skip later keys (`time` first tries this against no blocks, and
 takes the faster); memory that malloc keeps; kernels for AVX-512 where the processor has them (torch 1.13 does not see every
@@ -37,8 +38,8 @@ def prepare(threads):
         libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
-timed = len(sys.argv) == 5 and sys.argv[1] == "time"
-prepare(int(sys.argv[2]) if timed else 1)
+timed = len(sys.argv) == 6 and sys.argv[1] == "time" and sys.argv[2] in ("plain", "tuned")
+prepare(int(sys.argv[3]) if timed else 1)
 
 import torch  # noqa: E402
 from torch.autograd import Function  # noqa: E402
@@ -169,6 +170,31 @@ def loss_of(parameters, tokens, targets, block):
     return F.cross_entropy(F.linear(Norm.apply(x, norm), head), targets)
 
 
+def plain_loss_of(parameters, tokens, targets):
+    """The same loss with nothing but torch's own functions and derivatives."""
+
+    def norm(x, gain):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS) * gain
+
+    def turned(x):
+        return x * cosine + torch.cat((-x[..., HALF:], x[..., :HALF]), dim=-1) * sine
+
+    # Of keys: those of queries carry attention's scale.
+    cosine, sine = (table[1, 0, 0].repeat(1, 2) for table in (COSINE, SINE))
+    embedding, *layers, final_norm, head = parameters
+    x = F.embedding(tokens, embedding).view(SEQUENCES, LENGTH, HIDDEN)
+    while layers:
+        (attention_norm, qkv, output, mlp_norm, gate, up, down), layers = layers[:7], layers[7:]
+        y = norm(x, attention_norm)
+        q, k, v = (F.linear(y, w).view(SEQUENCES, LENGTH, HEADS, SIZE).transpose(1, 2) for w in qkv.chunk(3))
+        scores = turned(q) @ turned(k).transpose(2, 3) / SIZE**0.5 + MASK
+        y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(SEQUENCES, LENGTH, HIDDEN)
+        x = x + F.linear(y, output)
+        y = norm(x, mlp_norm)
+        x = x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
+    return F.cross_entropy(F.linear(norm(x, final_norm), head).flatten(0, 1), targets)
+
+
 def read(path):
     """All tensors of a safetensors file."""
     with open(path, "rb") as file:
@@ -195,9 +221,13 @@ class Model:
         self.tokens, self.targets = (self.dump[name].long().flatten() for name in ("tokens", "targets"))
 
     def step(self, block):
+        """Forward and backward with attention in blocks of so many queries; None: in plain form."""
         for parameter in self.parameters:
             parameter.grad = None
-        loss = loss_of(self.parameters, self.tokens, self.targets, block)
+        if block is None:
+            loss = plain_loss_of(self.parameters, self.tokens, self.targets)
+        else:
+            loss = loss_of(self.parameters, self.tokens, self.targets, block)
         loss.backward()
         return loss.item()
 
@@ -215,14 +245,14 @@ def compare(model, block):
     # Written so that a NaN fails too.
     if left or not loss_error <= 1e-5 or not all(error <= 1e-4 for error in errors.values()):
         worst = max(errors, key=errors.get)
-        sys.exit(f"nano_torch.py: another result in torch, blocks of {block}: loss {loss_error:.3g} off, "
+        sys.exit(f"nano_torch.py: another result in torch, blocks {block}: loss {loss_error:.3g} off, "
                  f"gradient of {worst} {errors[worst]:.3g} off, not compared {sorted(left)}")
     return loss_error, max(errors.values())
 
 
 def check(path):
     model = Model(path)
-    loss_errors, gradient_errors = zip(*(compare(model, block) for block in BLOCKS))
+    loss_errors, gradient_errors = zip(*(compare(model, block) for block in (None, *BLOCKS)))
     print(f"llama_nano/check/loss_error {max(loss_errors):.3g} 1")
     print(f"llama_nano/check/largest_gradient_error {max(gradient_errors):.3g} 1")
 
@@ -241,19 +271,20 @@ def median(times):
     return times[len(times) // 2]
 
 
-def median_seconds(threads, seconds, path):
+def median_seconds(form, threads, seconds, path):
     torch.set_num_threads(threads)
     model = Model(path)
-    step_times(model, LENGTH, 0.2 * seconds)  # for caches, threads and the clock to settle
-    best = min(BLOCKS, key=lambda block: median(step_times(model, block, 0.2 * seconds)))
+    choices = (None,) if form == "plain" else BLOCKS
+    step_times(model, choices[0], 0.2 * seconds)  # for caches, threads and the clock to settle
+    best = min(choices, key=lambda block: median(step_times(model, block, 0.2 * seconds)))
     return median(step_times(model, best, seconds))
 
 
 if timed:
-    print(f"{median_seconds(int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]):.9f}")
+    print(f"{median_seconds(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), sys.argv[5]):.9f}")
 elif len(sys.argv) == 3 and sys.argv[1] == "check":
     check(sys.argv[2])
 elif sys.argv[1:] == ["version"]:
     print(torch.__version__)
 else:
-    sys.exit("usage: nano_torch.py check FILE | time THREADS SECONDS FILE | version")
+    sys.exit("usage: nano_torch.py check FILE | time plain|tuned THREADS SECONDS FILE | version")

@@ -15,13 +15,14 @@ import time
 
 import numpy as np
 
-from cases import SETS
-from equations import FAULTS, largest_error, verify_projections
-from matrices import decode, metric, read, write
+sys.dont_write_bytecode = True  # the imports below would leave a __pycache__ among the sources
+from cases import SETS  # noqa: E402
+from equations import FAULTS, largest_error, verify_projections  # noqa: E402
+from matrices import decode, metric, read, write  # noqa: E402
 
 CHECK_TOLERANCE = 1e-6  # weights, regenerated against the file
 PROJECTION_TOLERANCE = 1e-4  # projections, regenerated against the file, up to the sign of each direction
-# Double precision against the references' float32: 100 roundings of a weight (50 steps, with decay) wander to about 1e-6.
+# Double precision against the references' float32: 100 roundings of a weight (50 steps, with decay) wander to 1e-6.
 VERIFY_TOLERANCE = 2e-6
 FAULT_THRESHOLD = 1e-5
 
@@ -110,7 +111,8 @@ def verify(path):
         error, limited = largest_error(case)
         projection_error, drawn = verify_projections(case)
         samples += drawn
-        good = error <= VERIFY_TOLERANCE and limited == case["limiter_steps"] and projection_error <= PROJECTION_TOLERANCE
+        good = (error <= VERIFY_TOLERANCE and projection_error <= PROJECTION_TOLERANCE
+                and limited == case["limiter_steps"])
         failed += not good
         print(f"{'ok  ' if good else 'FAIL'} {error:8.2e}  limiter {len(limited):2}/{case['limiter_active_steps']:2}  "
               f"{case['name']}")

@@ -68,7 +68,8 @@ def load_base(torch):
     load = importlib.import_module
     return {"torch": torch.optim.AdamW, "apollo": load("apollo_torch.apollo"),
             "apollo_projector": load("apollo_torch.random_projector").GradientProjector,
-            "galore": load("galore_torch.adamw"), "galore_projector": load("galore_torch.galore_projector").GaLoreProjector}
+            "galore": load("galore_torch.adamw"),
+            "galore_projector": load("galore_torch.galore_projector").GaLoreProjector}
 
 
 def load_family(torch):
@@ -154,7 +155,8 @@ class Observer:
             error = metric(signs * canonical, wanted) if kept["step"] == self.step else math.inf
             self.worst = max(self.worst, error)
             canonical = wanted
-            drawn = self.torch.tensor(wanted.T if left else wanted, dtype=self.torch.float32).contiguous()
+            # in place: another order in memory would be another order of summation
+            drawn.copy_(self.torch.tensor(wanted.T if left else wanted, dtype=self.torch.float32))
         self.projections.append({"step": self.step, "data": encode(canonical)})
         return drawn
 

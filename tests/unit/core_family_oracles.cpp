@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The oracles of family_oracles.hpp against properties that follow from the papers: where two algorithms must agree, what
-// a symmetry leaves alone, closed forms for gradients simple enough to have one.
+// The oracles of family_oracles.hpp against properties that follow from the papers: where two algorithms must agree,
+// what a symmetry leaves alone, closed forms for gradients simple enough to have one.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -241,6 +242,23 @@ TEST_CASE("oracle of Fira: a refresh keeps, resets or turns the moments") {
   CHECK(relative_error(ends[3], ends[4]) < tight);
 }
 
+TEST_CASE("oracle of Fira: the limiter remembers across a reset; a channel without gradient stands still") {
+  Hyper h = hyper();
+  h.limiter = true;
+  support::FiraOracle fira{h};
+  const Matrix p = orthonormal(2, 6, 16);
+  Matrix g = gaussian_matrix(4, 6, 17);
+  for (Index k = 0; k < g.cols; ++k) g(1, k) = 0;
+  const Matrix first = change(fira, g, p);
+  CHECK(row_norm(first, 1) <= 0);
+  CHECK(row_norm(first, 0) > 0);
+  const double previous = fira.residual_norm;
+  fira.refresh(OnRefresh::reset, p, p);
+  change(fira, scaled(gaussian_matrix(4, 6, 18), 100), p);
+  CHECK(fira.moments.clock == 1);
+  CHECK(fira.residual_norm == doctest::Approx(1.01 * previous).epsilon(1e-6));
+}
+
 TEST_CASE("oracle of Fira: columns kept is the transpose of rows kept") {
   support::FiraOracle rows{hyper()}, cols{hyper()};
   cols.keeps_rows = false;
@@ -376,6 +394,24 @@ TEST_CASE("oracle of factored Flora: the decay of the statistics in numbers") {
   CHECK(change(flora, Matrix(1, 1, 5.0), p)(0, 0) == doctest::Approx(h.lr * 5 / std::sqrt(v2)).epsilon(1e-14));
   const double d3 = 1 - std::pow(3.0, -0.8), v3 = d3 * v2 + (1 - d3) * 1;
   CHECK(change(flora, Matrix(1, 1, 1.0), p)(0, 0) == doctest::Approx(h.lr / std::sqrt(v3)).epsilon(1e-14));
+}
+
+TEST_CASE("oracles with Adafactor: both statistics are means, of one mean") {
+  const Matrix g = gaussian_matrix(4, 6, 38), p = orthonormal(6, 6, 39);
+  support::FloraFactoredOracle flora{hyper()};
+  support::GaLoreAdafactorOracle galore{hyper()};
+  change(flora, g, p);
+  change(galore, g, p);
+  const auto mean = [](const Matrix& a) {
+    double sum = 0;
+    for (const double x : a.values) sum += x;
+    return sum / static_cast<double>(a.values.size());
+  };
+  const double square = squared_norm(g) / 24;
+  for (const Matrix* statistic : {&flora.a, &flora.b, &galore.a, &galore.b})
+    CHECK(mean(*statistic) == doctest::Approx(square).epsilon(1e-13));
+  CHECK(flora.a(2, 0) == doctest::Approx(std::pow(row_norm(g, 2), 2) / 6).epsilon(1e-13));
+  CHECK(flora.b(3, 0) == doctest::Approx(std::pow(row_norm(transposed(g), 3), 2) / 4).epsilon(1e-13));
 }
 
 // --- Adam-mini

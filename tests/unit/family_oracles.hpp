@@ -318,8 +318,9 @@ inline Matrix srht_sketch(const std::vector<Index>& sample, const std::vector<do
 }
 
 /// Subsampled randomised cosine transform, r x S, for any S:
-///   P = sqrt(S / r) * rows `sample` of D * diag(signs),  D(k, s) = sqrt((k == 0 ? 1 : 2) / S) cos(pi k (2 s + 1) / (2 S))
-/// D is the orthonormal DCT-II. With a uniform sample of its S rows E|P x|^2 = |x|^2; P P^T = (S / r) I for distinct rows.
+///   P = sqrt(S / r) * rows `sample` of D * diag(signs)
+///   D(k, s) = sqrt((k == 0 ? 1 : 2) / S) cos(pi k (2 s + 1) / (2 S)), the orthonormal DCT-II
+/// With a uniform sample of D's S rows E|P x|^2 = |x|^2. P P^T = (S / r) I for distinct rows.
 inline Matrix dct_sketch(const std::vector<Index>& sample, const std::vector<double>& signs) {
   const auto r = static_cast<Index>(sample.size()), inputs = static_cast<Index>(signs.size());
   const auto n = static_cast<double>(inputs);
