@@ -341,8 +341,8 @@ TEST_CASE("oracle of Flora: columns kept is the transpose of rows kept; the scal
 }
 
 TEST_CASE("oracle of factored Flora: a gradient of rank one in |X| becomes its signs") {
-  // Adafactor's estimate of X^2 is then exact, at every step at which |X| is the same. Twice the P lifts R, and it is
-  // not scaled by D_S once more: with P orthogonal the update is M, the EMA of the signs, across refreshes too.
+  // Adafactor's estimate of X^2 is then exact, as long as |X| stays the same. With P orthogonal the update is the EMA
+  // of the signs, across refreshes too: P lifts M without D_S.
   Hyper h = hyper();
   support::FloraFactoredOracle flora{h};
   Matrix p = orthonormal(6, 6, 30), ema(4, 6);

@@ -244,6 +244,8 @@ struct GaLoreAdafactorOracle {
   void refresh(apollo::OnRefresh how, const Matrix& old_p, const Matrix& new_p) {
     if (how == apollo::OnRefresh::keep || t == 0) return;
     if (how == apollo::OnRefresh::reset) {
+      a = Matrix(a.rows, 1);
+      b = Matrix(b.rows, 1);
       t = 0;
       return;
     }
