@@ -15,6 +15,7 @@
 #include <apollo/random/normal.hpp>
 #include <apollo/random/stream.hpp>
 
+#include "sketches.hpp"
 #include "support.hpp"
 
 namespace {
@@ -72,31 +73,6 @@ bool same_bits(const float* a, const float* b, std::uint64_t count) {
 
 const RandomStream reference_stream{0x0123456789abcdefu, apollo::tensor_id("layers.0.attention.wq"), Stream::projection,
                                     3};
-
-/// P (r x S) of a sketch for one refresh index, dense.
-template <class Sketch>
-support::Matrix directions(RandomStream stream, Index rank, Index removed) {
-  support::Matrix p(rank, removed);
-  if constexpr (Sketch::dense) {
-    std::vector<double> rows(static_cast<std::size_t>(rank * removed));
-    apollo::draw(Sketch{}, stream, rank, 0, removed, rows.data());
-    for (Index s = 0; s < removed; ++s)
-      for (Index k = 0; k < rank; ++k) p(k, s) = rows[static_cast<std::size_t>(s * rank + k)];
-  } else {
-    const int nonzeros = Sketch::nonzeros;
-    std::vector<std::int32_t> bucket(
-        static_cast<std::size_t>(nonzeros * apollo::sparse_map_size(rank, removed, nonzeros)));
-    std::vector<std::uint32_t> sign(static_cast<std::size_t>(nonzeros * removed));
-    const auto d = apollo::draw_sparse(stream, rank, removed, nonzeros, bucket.data(), sign.data());
-    for (Index h = 0; h < nonzeros; ++h)
-      for (Index s = 0; s < removed; ++s) {
-        const Index to = d.bucket[h * d.map_size + s / d.lanes] + s % d.lanes;
-        const bool negative = d.sign[h * removed + s] != 0;
-        p(to, s) += (negative ? -1 : 1) / std::sqrt(static_cast<double>(nonzeros));
-      }
-  }
-  return p;
-}
 
 }  // namespace
 
@@ -288,7 +264,7 @@ TEST_CASE("a Gaussian sketch is normal number s r + k over sqrt(r), in whatever 
   const Index rank = 7, removed = 301;
   const auto values = normals(reference_stream, 0, static_cast<std::uint64_t>(rank * removed));
   std::vector<float> whole(values.size());
-  apollo::draw(apollo::Gaussian{}, reference_stream, rank, 0, removed, whole.data());
+  apollo::draw(apollo::Gaussian{}, reference_stream, rank, removed, 0, removed, whole.data());
   double worst = 0;
   for (std::size_t i = 0; i < values.size(); ++i) {
     const double gap = std::fabs(static_cast<double>(whole[i]) - static_cast<double>(values[i]) / std::sqrt(7.0));
@@ -297,7 +273,7 @@ TEST_CASE("a Gaussian sketch is normal number s r + k over sqrt(r), in whatever 
   CHECK(worst <= 1e-6);
   for (const Index first : {0, 1, 73, 150, 300}) {
     std::vector<float> part(static_cast<std::size_t>(rank * (removed - first)));
-    apollo::draw(apollo::Gaussian{}, reference_stream, rank, first, removed - first, part.data());
+    apollo::draw(apollo::Gaussian{}, reference_stream, rank, removed, first, removed - first, part.data());
     CHECK(same_bits(part.data(), whole.data() + rank * first, part.size()));
   }
 }
@@ -305,7 +281,7 @@ TEST_CASE("a Gaussian sketch is normal number s r + k over sqrt(r), in whatever 
 TEST_CASE("a Rademacher sketch is balanced signs over sqrt(r), in whatever pieces it is drawn") {
   const Index rank = 5, removed = 40001;
   std::vector<float> whole(static_cast<std::size_t>(rank * removed));
-  apollo::draw(apollo::Rademacher{}, reference_stream, rank, 0, removed, whole.data());
+  apollo::draw(apollo::Rademacher{}, reference_stream, rank, removed, 0, removed, whole.data());
   int wrong = 0;
   double sum = 0;
   for (std::size_t i = 0; i < whole.size(); ++i) {
@@ -318,7 +294,7 @@ TEST_CASE("a Rademacher sketch is balanced signs over sqrt(r), in whatever piece
   for (const Index first : {1, 24, 26, 127, 128, 40000}) {
     const Index count = removed - first < 300 ? removed - first : 300;
     std::vector<float> part(static_cast<std::size_t>(rank * count));
-    apollo::draw(apollo::Rademacher{}, reference_stream, rank, first, count, part.data());
+    apollo::draw(apollo::Rademacher{}, reference_stream, rank, removed, first, count, part.data());
     CHECK(same_bits(part.data(), whole.data() + rank * first, part.size()));
   }
 }
@@ -439,7 +415,7 @@ TEST_CASE_TEMPLATE("a sketch keeps squared norms and inner products on average",
     RandomStream stream = reference_stream;
     for (int t = 0; t < trials; ++t) {
       stream.counter = static_cast<std::uint64_t>(t);
-      const auto p = directions<Sketch>(stream, rank, removed);
+      const auto p = support::directions<Sketch>(stream, rank, removed);
       for (Index k = 0; k < rank; ++k) {
         double rx = 0, ry = 0;
         for (Index s = 0; s < removed; ++s) rx += p(k, s) * x(0, s), ry += p(k, s) * y(0, s);
@@ -458,9 +434,9 @@ TEST_CASE("another refresh index is another sketch, and the entries of one have 
   const Index rank = 16, removed = 2000;
   const auto n = static_cast<double>(rank * removed);
   RandomStream stream = reference_stream;
-  const auto p = directions<apollo::Gaussian>(stream, rank, removed);
+  const auto p = support::directions<apollo::Gaussian>(stream, rank, removed);
   stream.counter += 1;
-  const auto q = directions<apollo::Gaussian>(stream, rank, removed);
+  const auto q = support::directions<apollo::Gaussian>(stream, rank, removed);
   double together = 0;
   for (std::size_t i = 0; i < p.values.size(); ++i) together += p.values[i] * q.values[i] * static_cast<double>(rank);
   CHECK(std::fabs(together / n) <= 5 / std::sqrt(n));

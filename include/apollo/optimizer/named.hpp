@@ -34,6 +34,41 @@ using ApolloMini = StructuredOptimizer<Overrides..., ApolloMiniOptions, RandomPr
 template <class... Overrides>
 using GaLore = StructuredOptimizer<Overrides..., GaLoreOptions, SvdProjection, ElementScaling, AdamMoments<>>;
 
+/// State: 2 m n values. Source: arXiv:2412.05270, sec. 3.
+template <class... Overrides>
+using StructuredAdamW = StructuredOptimizer<Overrides..., StructuredAdamWOptions, IdentityProjection, ChannelScaling,
+                                            AdamMoments<>, NormGrowthLimiter>;
+
+/// State: 2 r L + r S values. Source: arXiv:2412.05270, sec. 5.4.
+template <class... Overrides>
+using ApolloSvd = StructuredOptimizer<Overrides..., ApolloSvdOptions, SvdProjection, ChannelScaling, AdamMoments<>,
+                                      NormGrowthLimiter>;
+
+/// State: 2 r L + r S values. Source: arXiv:2410.01623, Algorithm 1.
+template <class... Overrides>
+using Fira =
+    StructuredOptimizer<Overrides..., FiraOptions, SvdProjection, ResidualScaling, AdamMoments<>, NormGrowthLimiter>;
+
+/// State: r L values. Source: arXiv:2402.03293, Algorithm 2.
+template <class... Overrides>
+using Flora =
+    StructuredOptimizer<Overrides..., FloraOptions, RandomProjection<Gaussian>, ElementScaling, MeanMoments<>>;
+
+/// State: m n values and one a block. Source: arXiv:2406.16793, Algorithm 1.
+template <class... Overrides>
+using AdamMini =
+    StructuredOptimizer<Overrides..., AdamMiniOptions, IdentityProjection, ElementScaling, BlockAdamMoments<>>;
+
+/// State: r S + L + r values. Source: arXiv:2403.03507 with arXiv:1804.04235.
+template <class... Overrides>
+using GaLoreAdafactor =
+    StructuredOptimizer<Overrides..., GaLoreAdafactorOptions, SvdProjection, ElementScaling, AdafactorMoments>;
+
+/// SCALE. State: none; with MeanMoments<>, for the head, m n values. Source: arXiv:2506.16659, Algorithm 1.
+template <class... Overrides>
+using ColumnNormalizedSgd =
+    StructuredOptimizer<Overrides..., ColumnNormalizedSgdOptions, IdentityProjection, NormalizedScaling, NoMoments>;
+
 /// Which optimizer an option type stands for.
 template <class Options>
 struct MemberOf;
@@ -60,6 +95,34 @@ struct MemberOf<ApolloMiniOptions> {
 template <>
 struct MemberOf<GaLoreOptions> {
   using type = GaLore<>;
+};
+template <>
+struct MemberOf<StructuredAdamWOptions> {
+  using type = StructuredAdamW<>;
+};
+template <>
+struct MemberOf<ApolloSvdOptions> {
+  using type = ApolloSvd<>;
+};
+template <>
+struct MemberOf<FiraOptions> {
+  using type = Fira<>;
+};
+template <>
+struct MemberOf<FloraOptions> {
+  using type = Flora<>;
+};
+template <>
+struct MemberOf<AdamMiniOptions> {
+  using type = AdamMini<>;
+};
+template <>
+struct MemberOf<GaLoreAdafactorOptions> {
+  using type = GaLoreAdafactor<>;
+};
+template <>
+struct MemberOf<ColumnNormalizedSgdOptions> {
+  using type = ColumnNormalizedSgd<>;
 };
 
 }  // namespace apollo

@@ -93,6 +93,8 @@ class TensorCore {
       if constexpr (!std::is_same_v<Projection, FixedProjection>)
         print += " update_proj_gap=" + text(settings().update_proj_gap);
     }
+    if (Policies::by_block)
+      print += " kept=" + std::string(plan.transposed ? "cols" : "rows") + " block=" + text(plan.block);
     if constexpr (Projection::random) {
       if constexpr (!Projection::Sketch::dense) print += " nonzeros=" + text(Index{Projection::Sketch::nonzeros});
     }
@@ -235,10 +237,12 @@ Settings checked_settings(const Options& options, std::string_view name) {
     };
     const StructuredOptions& o = options;
     const bool adam = Moments::bias_corrected, projects = P::Projection::projects;
-    unread("momentum", o.momentum != defaults.momentum, Moments::buffers == 1, "MomentumMoments");
-    unread("beta1", o.beta1 != defaults.beta1, adam, "AdamMoments");
+    Settings probe;  // tells which of the two the first moment forgets by
+    probe.momentum = 0.25, probe.beta1 = 0.5;
+    unread("momentum", o.momentum != defaults.momentum, Moments::first_decay(probe) == 0.25, "MomentumMoments");
+    unread("beta1", o.beta1 != defaults.beta1, Moments::first_decay(probe) == 0.5, "AdamMoments");
     unread("beta2", o.beta2 != defaults.beta2, adam, "AdamMoments");
-    unread("eps", o.eps != defaults.eps, adam, "AdamMoments");
+    unread("eps", o.eps != defaults.eps, adam || P::factored, "AdamMoments");
     unread("decay", o.decay != defaults.decay, P::one_pass, "ElementScaling without a projection");
     unread("rank", o.rank != defaults.rank, projects, "a projection");
     unread("update_proj_gap", o.update_proj_gap != defaults.update_proj_gap,
@@ -247,8 +251,12 @@ Settings checked_settings(const Options& options, std::string_view name) {
     unread("proj_type", o.proj_type != defaults.proj_type, projects, "a projection");
     unread("svd", o.svd != defaults.svd, std::is_same_v<typename P::Projection, SvdProjection>, "SvdProjection");
     unread("on_refresh", o.on_refresh != defaults.on_refresh, projects, "a projection");
-    unread("channel_axis", o.channel_axis != defaults.channel_axis, !projects && P::Granularity::per_channel,
-           "ChannelScaling without a projection");
+    unread("channel_axis", o.channel_axis != defaults.channel_axis,
+           !projects && (P::Granularity::per_channel || P::by_block), "ChannelScaling without a projection");
+    unread("block", o.block != defaults.block, P::by_block, "BlockAdamMoments");
+    unread("decay_rate", o.decay_rate != defaults.decay_rate, P::factored, "AdafactorMoments");
+    unread("clip_threshold", o.clip_threshold != defaults.clip_threshold, P::factored, "AdafactorMoments");
+    unread("residual", o.residual != defaults.residual, P::Granularity::residual, "ResidualScaling");
     unread("limiter_gamma", o.limiter_gamma != defaults.limiter_gamma, P::Limiter::active, "NormGrowthLimiter");
     unread("limiter_floor", o.limiter_floor != defaults.limiter_floor, P::Limiter::active, "NormGrowthLimiter");
     unread("allow_rank_1", o.allow_rank_1, projects && P::Granularity::per_channel, "ChannelScaling");

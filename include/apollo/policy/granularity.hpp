@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The granularity axis: what the normalised update N becomes. Either a matrix C in the projected space, or one scale s per
-// channel or per tensor that multiplies the gradient itself.
+// The granularity axis: what the normalised update N becomes. A matrix C in the projected space, one scale s per channel or
+// per tensor that multiplies the gradient itself, or both.
 #pragma once
 
 #include <apollo/base/config.hpp>
@@ -28,11 +28,19 @@ inline double ratio(double n_squared, double r_squared) {
 
 }  // namespace scaling
 
+// A granularity says with four switches what the loops have to do, and with ratio() how long a step is:
+//   elementwise   N itself is the update, or its part in the projected space
+//   per_channel   one s for each channel, else one for the tensor
+//   of_update     s multiplies N, not the gradient
+//   residual      s multiplies what the projection left of the gradient, beside N
+
 /// C = scale N: every element its own step (AdamW, GaLore, SGD). `scale` is GaLore's alpha.
 struct ElementScaling {
   using role = GranularityRole;
   static constexpr bool elementwise = true;
   static constexpr bool per_channel = false;
+  static constexpr bool of_update = false;
+  static constexpr bool residual = false;
   static constexpr const char* name = "element";
 };
 
@@ -41,7 +49,10 @@ struct ChannelScaling {
   using role = GranularityRole;
   static constexpr bool elementwise = false;
   static constexpr bool per_channel = true;
+  static constexpr bool of_update = false;
+  static constexpr bool residual = false;
   static constexpr const char* name = "channel";
+  static double ratio(double n_squared, double r_squared) { return scaling::ratio(n_squared, r_squared); }
 };
 
 /// s = |N| / (|R| + 1e-8), U = s X: one step length a tensor. Source: APOLLO (arXiv:2412.05270) sec. 4.2, APOLLO-Mini.
@@ -49,7 +60,34 @@ struct TensorScaling {
   using role = GranularityRole;
   static constexpr bool elementwise = false;
   static constexpr bool per_channel = false;
+  static constexpr bool of_update = false;
+  static constexpr bool residual = false;
   static constexpr const char* name = "tensor";
+  static double ratio(double n_squared, double r_squared) { return scaling::ratio(n_squared, r_squared); }
+};
+
+/// s_j = 1 / (|N_j| + 1e-8), U = s o N: every channel's step has length 1, whatever its gradient's. N is the gradient or its
+/// momentum. A channel of zeros does not move. Source: SCALE (arXiv:2506.16659) Algorithm 1.
+struct NormalizedScaling {
+  using role = GranularityRole;
+  static constexpr bool elementwise = false;
+  static constexpr bool per_channel = true;
+  static constexpr bool of_update = true;
+  static constexpr bool residual = false;
+  static constexpr const char* name = "normalized";
+  static double ratio(double n_squared, double) { return 1 / (__builtin_sqrt(n_squared) + scaling::tiny); }
+};
+
+/// U = scale lift(N) + limited(s o (X - lift(R))), s_j = |N_j| / (|R_j| + 1e-8): what the projection removed moves along, by
+/// the channel's mean step. Source: Fira (arXiv:2410.01623) eq. 5 and 6.
+struct ResidualScaling {
+  using role = GranularityRole;
+  static constexpr bool elementwise = true;
+  static constexpr bool per_channel = true;
+  static constexpr bool of_update = false;
+  static constexpr bool residual = true;
+  static constexpr const char* name = "residual";
+  static double ratio(double n_squared, double r_squared) { return scaling::ratio(n_squared, r_squared); }
 };
 
 /// The `scale` that makes a structured step as long as Adam's (its square root multiplies the step).

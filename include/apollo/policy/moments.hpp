@@ -3,6 +3,7 @@
 // time; the loops over values belong to the backends.
 #pragma once
 
+#include <cstdint>
 #include <type_traits>
 
 #include <apollo/tensor/number.hpp>
@@ -26,11 +27,19 @@ struct MomentCoefficients {
   T second_factor = 1;  ///< 1 / sqrt(1 - beta2^t) where N is bias corrected, else 1
 };
 
+// A moment policy keeps `buffers` values an element and updates them one element at a time. What is shared by many elements
+// lies in up to two `vectors` beside them, updated once a step from sums of squares:
+//   none        nothing is shared
+//   by_block    V is one value a block of channels (plan.block channels each); N = M times a factor of its block
+//   factored    V is the outer product of a vector a channel and one a direction; N = R times a factor of each
+enum class Shared : std::uint8_t { none, by_block, factored };
+
 /// No memory: N = R. State: none. (`first_decay` is the hyper-parameter that decays the first buffer.)
 struct NoMoments {
   using role = MomentsRole;
   using Stored = Native;
   static constexpr int buffers = 0;
+  static constexpr Shared shared = Shared::none;
   static constexpr bool bias_corrected = false;
   static constexpr const char* name = "none";
   template <class Settings>
@@ -50,6 +59,7 @@ struct MomentumMoments {
   using role = MomentsRole;
   using Stored = StoredType;
   static constexpr int buffers = 1;
+  static constexpr Shared shared = Shared::none;
   static constexpr bool bias_corrected = false;
   static constexpr const char* name = "momentum";
   template <class Settings>
@@ -62,6 +72,52 @@ struct MomentumMoments {
   }
 };
 
+/// The mean of past gradients, M <- beta1 M + (1 - beta1) R, N = M. State: one value an element. Source: Flora
+/// (arXiv:2402.03293) Algorithm 2.
+template <class StoredType = Native>
+struct MeanMoments {
+  using role = MomentsRole;
+  using Stored = StoredType;
+  static constexpr int buffers = 1;
+  static constexpr Shared shared = Shared::none;
+  static constexpr bool bias_corrected = false;
+  static constexpr const char* name = "mean";
+  template <class Settings>
+  static constexpr double first_decay(const Settings& settings) {
+    return settings.beta1;
+  }
+  template <class T>
+  APOLLO_INLINE static T update(T r, T* state, const MomentCoefficients<T>& c) {
+    return state[0] = c.beta1 * state[0] + c.one_minus_beta1 * r;
+  }
+};
+
+/// Adam with one V for each block of channels, V_b <- beta2 V_b + (1 - beta2) mean of R^2 over the block, and every element's
+/// own M; N = M / (sqrt(V_b) + eps), bias corrected. State: one value an element and one a block.
+/// Source: Adam-mini (arXiv:2406.16793) Algorithm 1.
+template <class StoredType = Native>
+struct BlockAdamMoments : MeanMoments<StoredType> {
+  static constexpr Shared shared = Shared::by_block;
+  static constexpr bool bias_corrected = true;
+  static constexpr const char* name = "block_adam";
+};
+
+/// No first moment; V factored into means over rows and columns of R^2, which forget with 1 - t^-decay_rate:
+/// N = R / sqrt(row_j col_k / mean(row)), shortened to a root mean square of clip_threshold. State: kept + rank values.
+/// Source: Shazeer and Stern, Adafactor (arXiv:1804.04235) Algorithm 4.
+struct AdafactorMoments {
+  using role = MomentsRole;
+  using Stored = Native;
+  static constexpr int buffers = 0;
+  static constexpr Shared shared = Shared::factored;
+  static constexpr bool bias_corrected = false;
+  static constexpr const char* name = "adafactor";
+  template <class Settings>
+  static constexpr double first_decay(const Settings&) {
+    return 0;
+  }
+};
+
 /// Adam's first and second moment. State: two values an element.
 ///   M <- beta1 M + (1 - beta1) R,  V <- beta2 V + (1 - beta2) R^2,
 ///   N = first_factor M / (second_factor sqrt(V) + eps).
@@ -71,6 +127,7 @@ struct AdamMoments {
   using role = MomentsRole;
   using Stored = StoredType;
   static constexpr int buffers = 2;
+  static constexpr Shared shared = Shared::none;
   static constexpr bool bias_corrected = true;
   static constexpr const char* name = "adam";
   template <class Settings>

@@ -2,6 +2,7 @@
 // The projection axis: which r directions of the removed side the moments see. R = X P^T, P is r x S (L kept, S removed).
 #pragma once
 
+#include <bit>
 #include <type_traits>
 
 #include <apollo/random/normal.hpp>
@@ -63,6 +64,22 @@ struct SparseSigns {
 };
 using SparseSign = SparseSigns<1>;
 
+/// Subsampled randomised Hadamard transform: random signs, the orthonormal Hadamard transform over the next power of two
+/// (inputs beyond the removed side are zero), and one frequency drawn from each of r equal parts of the spectrum, weighted
+/// so that E |P x|^2 = |x|^2. Here as a matrix of entries +-1/sqrt(r), or nearly where r does not divide the power of two.
+/// Cost: r S bit counts a step. Source: Ailon and Chazelle, SIAM J. Comput. 39 (2009); Tropp, arXiv:1011.1595.
+struct HadamardTransform {
+  static constexpr bool dense = true;
+  static constexpr const char* name = "hadamard";
+};
+
+/// The same with the orthonormal cosine transform (DCT-II), over the removed side itself. Cost: r S cosines a step.
+/// Source: Avron, Maymounkov and Toledo, SIAM J. Sci. Comput. 32 (2010), sec. 3.
+struct CosineTransform {
+  static constexpr bool dense = true;
+  static constexpr const char* name = "cosine";
+};
+
 /// A random projection that is drawn again from (seed, tensor, refresh index) in every step. State: none.
 /// Source: APOLLO (arXiv:2412.05270) sec. 4, Algorithm 1.
 template <class SketchType = Gaussian>
@@ -114,9 +131,10 @@ struct SparseDirections {
   int nonzeros = 1;
 };
 
-/// Draws rows [first, first + count) of a dense random projection (values P(0..r-1, s)). P(k, s) is draw number s r + k.
+/// Draws rows [first, first + count) of a dense random projection (values P(0..r-1, s)) that removes a side of length
+/// `removed`. P(k, s) is draw number s r + k.
 template <class T>
-inline void draw(Gaussian, const RandomStream& stream, Index rank, Index first, Index count, T* rows) {
+inline void draw(Gaussian, const RandomStream& stream, Index rank, Index, Index first, Index count, T* rows) {
   const T spread = T(1) / static_cast<T>(__builtin_sqrt(static_cast<double>(rank)));
   float buffer[512];
   for (Index done = 0, all = rank * count; done < all;) {
@@ -128,7 +146,7 @@ inline void draw(Gaussian, const RandomStream& stream, Index rank, Index first, 
 }
 
 template <class T>
-inline void draw(Rademacher, const RandomStream& stream, Index rank, Index first, Index count, T* rows) {
+inline void draw(Rademacher, const RandomStream& stream, Index rank, Index, Index first, Index count, T* rows) {
   const T spread = T(1) / static_cast<T>(__builtin_sqrt(static_cast<double>(rank)));
   const auto begin = static_cast<std::uint64_t>(rank * first);
   const auto end = begin + static_cast<std::uint64_t>(rank * count);
@@ -143,6 +161,79 @@ inline void draw(Rademacher, const RandomStream& stream, Index rank, Index first
       }
     }
   }
+}
+
+/// The frequency that direction k of a subsampled transform takes, drawn from its own part [k n / r, (k + 1) n / r) of the n
+/// there are: word k of the hash stream. `weight` is sqrt(part), which makes up for those left out.
+struct Frequency {
+  std::uint64_t number = 0;
+  double weight = 0;
+
+  Frequency(RandomStream stream, Index k, Index rank, Index n) {
+    stream.stream = Stream::hash;
+    const Index begin = k * n / rank, part = (k + 1) * n / rank - begin;
+    const std::uint64_t random = stream.word(static_cast<std::uint64_t>(k));
+    number = static_cast<std::uint64_t>(begin) + ((static_cast<std::uint64_t>(part) * random) >> 32);
+    weight = __builtin_sqrt(static_cast<double>(part));
+  }
+};
+
+/// Sign bits of inputs [first, first + count) of a subsampled transform: bit s of the sign stream.
+template <class Body>
+inline void for_signs(RandomStream stream, Index first, Index count, Body&& body) {
+  stream.stream = Stream::signs;
+  PhiloxCounter bits;
+  for (Index i = 0; i < count; ++i) {
+    const auto s = static_cast<std::uint64_t>(first + i);
+    if (i == 0 || (s & 127u) == 0) bits = stream.block(s >> 7);
+    body(i, ((bits.word[(s >> 5) & 3u] >> (s & 31u)) & 1u) != 0);
+  }
+}
+
+template <class T>
+inline void draw(HadamardTransform, const RandomStream& stream, Index rank, Index removed, Index first, Index count,
+                 T* rows) {
+  const auto n = static_cast<Index>(std::bit_ceil(static_cast<std::uint64_t>(removed)));
+  const double norm = __builtin_sqrt(static_cast<double>(n));
+  for (Index k = 0; k < rank; ++k) {
+    const Frequency frequency(stream, k, rank, n);
+    const auto entry = static_cast<T>(frequency.weight / norm);
+    for (Index i = 0; i < count; ++i) {
+      const bool odd = (std::popcount(frequency.number & static_cast<std::uint64_t>(first + i)) & 1) != 0;
+      rows[i * rank + k] = odd ? -entry : entry;
+    }
+  }
+  for_signs(stream, first, count, [&](Index i, bool negative) {
+    if (negative)
+      for (Index k = 0; k < rank; ++k) rows[i * rank + k] = -rows[i * rank + k];
+  });
+}
+
+template <class T>
+inline void draw(CosineTransform, const RandomStream& stream, Index rank, Index removed, Index first, Index count,
+                 T* rows) {
+  const auto circle =
+      4 * static_cast<std::uint64_t>(removed);  // cos(pi f (2 s + 1) / (2 S)) is a point of a circle of 4 S
+  for (Index k = 0; k < rank; ++k) {
+    const Frequency frequency(stream, k, rank, removed);
+    const double norm = __builtin_sqrt((frequency.number == 0 ? 1.0 : 2.0) / static_cast<double>(removed));
+    const auto entry = static_cast<T>(frequency.weight * norm);
+    std::uint32_t turn[64];
+    float cosine[64];
+    for (Index done = 0; done < count; done += 64) {
+      const int take = static_cast<int>(count - done < 64 ? count - done : 64);
+      for (int i = 0; i < take; ++i) {
+        const auto s = static_cast<std::uint64_t>(first + done + i);
+        turn[i] = static_cast<std::uint32_t>((frequency.number * (2 * s + 1) % circle << 32) / circle);
+      }
+      fill_cosines(turn, take, cosine);
+      for (int i = 0; i < take; ++i) rows[(done + i) * rank + k] = entry * static_cast<T>(cosine[i]);
+    }
+  }
+  for_signs(stream, first, count, [&](Index i, bool negative) {
+    if (negative)
+      for (Index k = 0; k < rank; ++k) rows[i * rank + k] = -rows[i * rank + k];
+  });
 }
 
 /// Sizes of the tables of a sparse projection. A map is drawn in whole windows, so its table may reach past the groups.

@@ -103,7 +103,7 @@ void orthonormalise(const Algebra& algebra, T* vectors, Index count, Index size,
           break;
         }
         stream.counter = (stream.counter << 3) | static_cast<std::uint64_t>(attempt + 1);
-        draw(Gaussian{}, stream, size, first + i, 1, v);
+        draw(Gaussian{}, stream, size, first + i + 1, first + i, 1, v);
       }
     }
   }
@@ -138,7 +138,7 @@ void subspace(const Algebra& algebra, const Plan& plan, const MatrixView<const G
               T* directions, const BasisScratch<T>& scratch) {
   const Index r = plan.rank, removed = plan.removed;
   stream.stream = Stream::start;
-  if (!warm) draw(Gaussian{}, stream, r, 0, removed, directions);
+  if (!warm) draw(Gaussian{}, stream, r, removed, 0, removed, directions);
   const auto p = row_major(directions, removed, r);
   const auto image = row_major(scratch.image, plan.kept, r);
   const auto candidate = row_major(scratch.candidate, removed, r);

@@ -41,7 +41,7 @@ StepCoefficients<T> coefficients(const Plan& plan, const Settings& settings, con
   if constexpr (Moments::bias_corrected) {
     const double first = 1 - __builtin_pow(beta1, clock);
     const double second = __builtin_sqrt(1 - __builtin_pow(settings.beta2, clock));
-    if (Policies::one_pass && settings.order == Order::torch) {
+    if (!Policies::Projection::projects && Policies::Granularity::elementwise && settings.order == Order::torch) {
       c.moments.first_factor = static_cast<T>(1 / first);
       c.moments.second_factor = static_cast<T>(1 / second);
     } else {

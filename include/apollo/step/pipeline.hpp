@@ -71,14 +71,24 @@ class Pipeline {
     const Plan& plan = setup.plan;
     const auto c = coefficients<Policies, T>(plan, setup.settings, state.record, setup.id, input);
     report.stepped = true;
-    if (setup.settings.check_finite || !Granularity::elementwise)
+    if (setup.settings.check_finite || !Policies::one_pass)
       if (!accept(setup, session.inspect(plan, x, scratch.x_norms), input, report)) return;
-    if constexpr (Granularity::elementwise) {
-      session.template update<Moments, Weights>(plan, w, x, state.moments(), c);
+    if constexpr (Policies::by_block) {
+      block_steps(setup, state, scratch, c, input);
+      session.template update<Moments, Weights>(plan, w, x, state.moments(), c, scratch.channel_step);
+    } else if constexpr (Granularity::elementwise) {
+      session.template update<Moments, Weights>(plan, w, x, state.moments(), c, nullptr);
     } else {
-      session.template moments_of_gradient<Moments>(plan, x, state.moments(), c, scratch.n_norms);
+      if constexpr (Moments::buffers > 0)
+        session.template moments_of_gradient<Moments>(plan, x, state.moments(), c, scratch.n_norms);
+      else
+        for (Index j = 0; j < plan.kept; ++j)
+          scratch.n_norms[j] = input.gradient_factor * input.gradient_factor * scratch.x_norms[j];
       structure(setup, state, scratch, c, input, report);
-      session.template apply<Weights>(plan, w, x, scratch.channel_step, c);
+      if constexpr (scales_momentum)
+        session.template apply<Weights>(plan, w, state.momentum(plan), scratch.channel_step, c);
+      else
+        session.template apply<Weights>(plan, w, x, scratch.channel_step, c);
     }
   }
 
@@ -112,9 +122,18 @@ class Pipeline {
       if (due && !first) carry_moments(session, setup, state, scratch, index);
     }
     const auto c = coefficients<Policies, T>(plan, settings, state.record, setup.id, input);
-    session.template moments<Moments>(plan, scratch.r, Granularity::elementwise, state.moments(), c, scratch.n_norms,
-                                      scratch.r_norms);
-    if constexpr (Granularity::elementwise) {
+    if constexpr (Policies::factored) {
+      const double clip = factored_update(session, setup, state, scratch);
+      session.template apply_lift<Weights>(plan, w, scratch.r, p, static_cast<T>(c.step / clip), c);
+      return;
+    } else {
+      T* n = Granularity::residual ? scratch.n : Granularity::elementwise ? scratch.r : nullptr;
+      session.template moments<Moments>(plan, scratch.r, n, state.moments(), c, scratch.n_norms, scratch.r_norms);
+    }
+    if constexpr (Granularity::residual) {
+      restore_residual(session, setup, state, scratch, x, p, c, input, report);
+      session.template apply_lift<Weights>(plan, w, scratch.n, p, static_cast<T>(c.step), c, x, scratch.channel_step);
+    } else if constexpr (Granularity::elementwise) {
       session.template apply_lift<Weights>(plan, w, scratch.r, p, static_cast<T>(c.step), c);
     } else {
       structure(setup, state, scratch, c, input, report);
@@ -195,6 +214,8 @@ class Pipeline {
   static void reset_moments(TensorState& state) {
     for (int b = 0; b < Moments::buffers; ++b)
       std::memset(static_cast<void*>(state.moment[b].data()), 0, static_cast<std::size_t>(state.moment[b].bytes()));
+    for (auto& shared : state.shared)
+      for (Index i = 0; i < shared.size(); ++i) shared.data()[i] = 0;
     state.record.restart = state.record.steps;
   }
 
@@ -207,31 +228,94 @@ class Pipeline {
                                       {setup.settings.seed, setup.id, Stream::round_second, t}};
     basis::rotate<Policies, T>(session, setup.plan, current, scratch.old_directions, scratch.rotation, scratch.row,
                                state.moments(), rounding);
+    if constexpr (Policies::factored) {  // its columns are squares, and turn as V does
+      const Index rank = setup.plan.rank;
+      T* columns = state.shared[1].data();
+      for (Index k = 0; k < rank; ++k) {
+        scratch.row[k] = 0;
+        for (Index i = 0; i < rank; ++i) {
+          const T weight = scratch.rotation[k * rank + i];
+          scratch.row[k] += weight * weight * columns[i];
+        }
+      }
+      for (Index k = 0; k < rank; ++k) columns[k] = scratch.row[k];
+    }
   }
 
  private:
-  /// From norms to one step length a channel, limiter included: s_j, then |U|^2 = sum of s_j^2 |x_j|^2.
-  static void structure(const TensorSetup& setup, TensorState& state, const Scratch<Policies, T>& scratch,
-                        const StepCoefficients<T>& c, const StepInput& input, TensorReport& report) {
+  /// Whether the step's length multiplies the first moment, which is N, and not the gradient.
+  static constexpr bool scales_momentum = Granularity::of_update && Moments::buffers == 1;
+
+  /// V of every block, and from it one step length a channel.
+  static void block_steps(const TensorSetup& setup, TensorState& state, const Scratch<Policies, T>& scratch,
+                          const StepCoefficients<T>& c, const StepInput& input) {
     const Plan& plan = setup.plan;
-    const double factor = input.gradient_factor;
-    // Without a projection R is the scaled gradient itself.
-    const double r_factor = Projection::projects ? 1 : factor * factor;
-    const double* r_norms = Projection::projects ? scratch.r_norms : scratch.x_norms;
-    double tensor_scale = 0;
-    if (!Granularity::per_channel) {
-      double n_sum = 0, r_sum = 0;
-      for (Index j = 0; j < plan.kept; ++j) n_sum += scratch.n_norms[j], r_sum += r_factor * r_norms[j];
-      tensor_scale = scaling::ratio(n_sum, r_sum);
+    const double beta2 = setup.settings.beta2;
+    const double share = input.gradient_factor * input.gradient_factor / static_cast<double>(plan.block * plan.removed);
+    for (Index b = 0; b < plan.blocks(); ++b) {
+      double sum = 0;
+      for (Index j = b * plan.block; j < (b + 1) * plan.block; ++j) sum += scratch.x_norms[j];
+      T& v = state.shared[0].data()[b];
+      v = static_cast<T>(beta2 * static_cast<double>(v) + (1 - beta2) * share * sum);
+      const double root = static_cast<double>(c.moments.second_factor) * __builtin_sqrt(static_cast<double>(v));
+      const double step = c.step * static_cast<double>(c.moments.first_factor) / (root + setup.settings.eps);
+      for (Index j = b * plan.block; j < (b + 1) * plan.block; ++j) scratch.channel_step[j] = static_cast<T>(step);
     }
+  }
+
+  /// Both factors of V, then N over R. Returns what N has to be divided by to be no longer than allowed.
+  static double factored_update(const Session& session, const TensorSetup& setup, TensorState& state,
+                                const Scratch<Policies, T>& scratch) {
+    const Plan& plan = setup.plan;
+    const auto clock = static_cast<double>(state.record.steps + 1 - state.record.restart);
+    const double decay = 1 - __builtin_pow(clock, -setup.settings.decay_rate);
+    session.sum_squares(plan, scratch.r, scratch.r_norms, scratch.column_sums);
+    T* rows = state.shared[0].data();
+    T* columns = state.shared[1].data();
+    const auto remember = [&](T& mean, double sum, Index count) {
+      mean = static_cast<T>(decay * static_cast<double>(mean) +
+                            (1 - decay) * (sum / static_cast<double>(count) + setup.settings.eps));
+    };
+    double total = 0;
+    for (Index j = 0; j < plan.kept; ++j)
+      remember(rows[j], scratch.r_norms[j], plan.rank), total += static_cast<double>(rows[j]);
+    for (Index k = 0; k < plan.rank; ++k) remember(columns[k], scratch.column_sums[k], plan.kept);
+    const double mean = total / static_cast<double>(plan.kept);
+    for (Index j = 0; j < plan.kept; ++j)
+      scratch.channel_step[j] = static_cast<T>(__builtin_sqrt(mean / static_cast<double>(rows[j])));
+    for (Index k = 0; k < plan.rank; ++k)
+      scratch.column_factor[k] = static_cast<T>(1 / __builtin_sqrt(static_cast<double>(columns[k])));
+    const double squared = session.multiply_outer(plan, scratch.r, scratch.channel_step, scratch.column_factor);
+    const double rms = __builtin_sqrt(squared / static_cast<double>(plan.kept * plan.rank));
+    const double excess = rms / setup.settings.clip_threshold;
+    return excess > 1 ? excess : 1;
+  }
+
+  /// C and s of U = scale lift(N) + s o (X - share lift(R)), the limiter on the second term alone. C is left in scratch.n.
+  template <class G, class Directions>
+  static void restore_residual(const Session& session, const TensorSetup& setup, TensorState& state,
+                               const Scratch<Policies, T>& scratch, const MatrixView<const G>& x, const Directions& p,
+                               const StepCoefficients<T>& c, const StepInput& input, TensorReport& report) {
+    const Plan& plan = setup.plan;
+    const double alpha = setup.settings.scale.value;
+    const double share = setup.settings.residual == FiraResidual::paper ? 1 : alpha;
+    session.residual_norms(plan, x, p, input.gradient_factor, share, scratch.r, scratch.r_norms, scratch.x_norms);
     double squared = 0;
     for (Index j = 0; j < plan.kept; ++j) {
-      const double s =
-          Granularity::per_channel ? scaling::ratio(scratch.n_norms[j], r_factor * r_norms[j]) : tensor_scale;
-      squared += s * s * (factor * factor * scratch.x_norms[j]);
+      const double s = Granularity::ratio(scratch.n_norms[j], scratch.r_norms[j]);
+      squared += s * s * scratch.x_norms[j];
       scratch.n_norms[j] = s;  // the norm has served
     }
-    const double norm = __builtin_sqrt(squared);
+    limit(setup, state, __builtin_sqrt(squared), report);
+    for (Index j = 0; j < plan.kept; ++j)
+      scratch.channel_step[j] = static_cast<T>(scratch.n_norms[j] * share / report.limiter);
+    session.combine(plan, static_cast<T>(alpha), scratch.n, scratch.channel_step, scratch.r);
+    for (Index j = 0; j < plan.kept; ++j)
+      scratch.channel_step[j] = static_cast<T>(scratch.n_norms[j] * input.gradient_factor * c.step / report.limiter);
+  }
+
+  /// Notes by what an update of this norm is divided, and its norm afterwards.
+  static void limit(const TensorSetup& setup, TensorState& state, double norm, TensorReport& report) {
     if constexpr (Limiter::active) {
       const auto limited =
           Limiter::limit(norm, state.record.previous_norm, setup.settings.limiter_gamma, setup.settings.limiter_floor);
@@ -239,8 +323,34 @@ class Pipeline {
       report.limiter = limited.divisor;
     }
     report.update_norm = norm / report.limiter;
+  }
+
+  /// From norms to one step length a channel, limiter included: s_j, then |U|^2 = sum of s_j^2 |u_j|^2, where u is the gradient
+  /// or, if the update itself is scaled, N.
+  static void structure(const TensorSetup& setup, TensorState& state, const Scratch<Policies, T>& scratch,
+                        const StepCoefficients<T>& c, const StepInput& input, TensorReport& report) {
+    const Plan& plan = setup.plan;
+    const double factor = input.gradient_factor, scaled_factor = scales_momentum ? 1 : factor;
+    // Without a projection R is the scaled gradient itself.
+    const double r_factor = Projection::projects ? 1 : factor * factor;
+    const double* r_norms = Projection::projects ? scratch.r_norms : scratch.x_norms;
+    const double* scaled_norms = scales_momentum ? scratch.n_norms : scratch.x_norms;
+    double tensor_scale = 0;
+    if (!Granularity::per_channel) {
+      double n_sum = 0, r_sum = 0;
+      for (Index j = 0; j < plan.kept; ++j) n_sum += scratch.n_norms[j], r_sum += r_factor * r_norms[j];
+      tensor_scale = Granularity::ratio(n_sum, r_sum);
+    }
+    double squared = 0;
+    for (Index j = 0; j < plan.kept; ++j) {
+      const double s =
+          Granularity::per_channel ? Granularity::ratio(scratch.n_norms[j], r_factor * r_norms[j]) : tensor_scale;
+      squared += s * s * (scaled_factor * scaled_factor * scaled_norms[j]);
+      scratch.n_norms[j] = s;  // the norm has served
+    }
+    limit(setup, state, __builtin_sqrt(squared), report);
     for (Index j = 0; j < plan.kept; ++j)
-      scratch.channel_step[j] = static_cast<T>(scratch.n_norms[j] * factor * c.step / report.limiter);
+      scratch.channel_step[j] = static_cast<T>(scratch.n_norms[j] * scaled_factor * c.step / report.limiter);
   }
 };
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include <apollo/policy/moments.hpp>
 #include <apollo/step/settings.hpp>
 #include <apollo/tensor/view.hpp>
 
@@ -20,8 +21,23 @@ struct PolicySet {
   using Limiter = LimiterPolicy;
   using Weights = WeightsPolicy;
 
+  static constexpr bool by_block = Moments::shared == Shared::by_block;
+  static constexpr bool factored = Moments::shared == Shared::factored;
+
   /// Nothing projected and every element its own step: moments and apply are one pass.
-  static constexpr bool one_pass = !Projection::projects && Granularity::elementwise;
+  static constexpr bool one_pass = !Projection::projects && Granularity::elementwise && !by_block;
+
+  static_assert(!Granularity::residual || (Projection::stores_basis && Moments::buffers == 2),
+                "apollo: ResidualScaling needs an orthonormal projection, singular or fixed, and AdamMoments; see "
+                "docs/compose.md.");
+  static_assert(!Granularity::of_update ||
+                    (!Projection::projects && Moments::shared == Shared::none && Moments::buffers < 2),
+                "apollo: NormalizedScaling is of NoMoments, MomentumMoments or MeanMoments, without a projection; see "
+                "docs/compose.md.");
+  static_assert(!by_block || (!Projection::projects && Granularity::elementwise),
+                "apollo: BlockAdamMoments need ElementScaling and no projection; see docs/compose.md.");
+  static_assert(!factored || (Projection::projects && Granularity::elementwise && !Granularity::residual),
+                "apollo: AdafactorMoments need ElementScaling and a projection; see docs/compose.md.");
 };
 
 /// X = G, or G^T where `transposed`, is kept x removed; P is rank x removed. Without a projection rank == removed.
@@ -34,9 +50,11 @@ struct Plan {
   Index tile = 0;  ///< channels a tile; fixed here, so that no result depends on the number of threads
   Index tiles = 0;
   Order2D state_order = Order2D::row_major;  ///< memory order of unprojected moments, in terms of X
+  Index block = 1;                           ///< channels that share one V
 
   /// Numbers in one moment buffer.
   constexpr Index moment_size() const { return kept * rank; }
+  constexpr Index blocks() const { return kept / block; }
 
   template <class T>
   constexpr MatrixView<T> orient(const MatrixView<T>& view) const {
@@ -98,6 +116,7 @@ constexpr Plan outline(Shape shape, const Settings& settings, Order2D weight_ord
   const bool weight_rows = weight_order == Order2D::row_major;
   plan.state_order = weight_rows != plan.transposed ? Order2D::row_major : Order2D::column_major;
   if (Policies::Projection::projects) plan.state_order = Order2D::row_major;
+  plan.block = settings.block == 0 && plan.kept > 0 ? plan.kept : settings.block;
   return plan;
 }
 
@@ -134,8 +153,12 @@ Plan make_plan(Shape shape, const Settings& settings, std::string_view tensor, O
             "rank = 1 must be at least 2 with channel scaling, whose mean does not exist at rank 1 "
             "(allow_rank_1 = true if you mean it; ApolloMini scales the whole tensor)");
   }
+  if (plan.block < 1 || plan.kept % plan.block != 0)
+    check.fail("block = " + text(plan.block) + " must divide the " + text(plan.kept) +
+               (plan.transposed ? " columns" : " rows") + " of shape " + text(shape) +
+               "; 0 makes one block of them all");
   if (settings.scale.is_automatic) {
-    if constexpr (Granularity::elementwise)
+    if constexpr (Granularity::elementwise || Granularity::of_update)
       check.fail("scale = automatic exists for channel and tensor scaling only; give scale a number");
     else if constexpr (Projection::projects && !Projection::random)
       check.fail("scale = automatic exists for random projections only; give scale a number");
@@ -150,6 +173,7 @@ Plan make_plan(Shape shape, const Settings& settings, std::string_view tensor, O
 template <class Policies>
 constexpr double step_scale(const Plan& plan, const Settings& settings) {
   using Granularity = typename Policies::Granularity;
+  if (Granularity::residual) return 1;  // it multiplies one of two terms
   if (Granularity::elementwise) return settings.scale.value;
   if (!settings.scale.is_automatic) return __builtin_sqrt(settings.scale.value);
   if (!Policies::Projection::projects) return 1;

@@ -10,6 +10,29 @@
 
 namespace apollo {
 
+namespace residual {
+
+/// |factor x_j - share lift(R)_j|^2 from |x_j|^2 and |R_j|^2, P orthonormal. A difference below a thousandth of |x_j|^2 has lost
+/// its digits in fp32: that channel is summed, at a cost of removed rank flops.
+template <class T, class G>
+double norm(const Plan& plan, const MatrixView<const G>& x, const DenseDirections<T>& p, double factor, double share,
+            const T* r, double r_squared, double x_squared, Index j) {
+  const double whole = factor * factor * x_squared;
+  const double left = whole - (2 * share - share * share) * r_squared;
+  if (left >= 1e-3 * whole) return left;
+  double sum = 0;
+  for (Index s = 0; s < plan.removed; ++s) {
+    double lifted = 0;
+    for (Index k = 0; k < plan.rank; ++k)
+      lifted += static_cast<double>(r[j * plan.rank + k]) * static_cast<double>(p.data[s * plan.rank + k]);
+    const double gap = factor * static_cast<double>(static_cast<T>(x(j, s))) - share * lifted;
+    sum += gap * gap;
+  }
+  return sum;
+}
+
+}  // namespace residual
+
 class Reference {
  public:
   template <class T>
@@ -57,7 +80,7 @@ class Reference {
     /// P^T of a dense random projection.
     template <class Sketch>
     void draw_directions(Sketch sketch, const RandomStream& stream, const Plan& plan, T* directions) const {
-      draw(sketch, stream, plan.rank, 0, plan.removed, directions);
+      draw(sketch, stream, plan.rank, plan.removed, 0, plan.removed, directions);
     }
 
     /// Finiteness and squared norms of X, whole and per channel (`channel` may be null).
@@ -115,9 +138,9 @@ class Reference {
     }
 
     // --- moments --------------------------------------------------------------------------------------------------
-    /// M, V <- R. Then either N over R (`replace`), or the squared channel norms of N and R.
+    /// M, V <- R. N is written to `n`, which may be r, and the squared channel norms of N and R are; either may be null.
     template <class Moments>
-    void moments(const Plan& plan, T* r, bool replace, const MomentPointers<stored_t<Moments, T>>& state,
+    void moments(const Plan& plan, const T* r, T* n_matrix, const MomentPointers<stored_t<Moments, T>>& state,
                  const StepCoefficients<T>& c, double* n_channel, double* r_channel) const {
       for (Index j = 0; j < plan.kept; ++j) {
         double n_sum = 0, r_sum = 0;
@@ -125,12 +148,50 @@ class Reference {
           const Index at = j * plan.rank + k;
           const T value = r[at];
           const T n = update_one<Moments>(value, at, state, c);
-          if (replace) r[at] = n;
+          if (n_matrix != nullptr) n_matrix[at] = n;
           n_sum += static_cast<double>(n) * static_cast<double>(n);
           r_sum += static_cast<double>(value) * static_cast<double>(value);
         }
-        if (!replace) n_channel[j] = n_sum, r_channel[j] = r_sum;
+        if (n_channel != nullptr) n_channel[j] = n_sum, r_channel[j] = r_sum;
       }
+    }
+    /// Sums of squares of R, for every channel and for every direction.
+    void sum_squares(const Plan& plan, const T* r, double* channel, double* direction) const {
+      for (Index k = 0; k < plan.rank; ++k) direction[k] = 0;
+      for (Index j = 0; j < plan.kept; ++j) {
+        channel[j] = 0;
+        for (Index k = 0; k < plan.rank; ++k) {
+          const auto value = static_cast<double>(r[j * plan.rank + k]);
+          channel[j] += value * value;
+          direction[k] += value * value;
+        }
+      }
+    }
+    /// R_jk <- channel_j direction_k R_jk. Returns the sum of its squares.
+    double multiply_outer(const Plan& plan, T* r, const T* channel, const T* direction) const {
+      double sum = 0;
+      for (Index j = 0; j < plan.kept; ++j)
+        for (Index k = 0; k < plan.rank; ++k) {
+          T& value = r[j * plan.rank + k];
+          value *= channel[j] * direction[k];
+          sum += static_cast<double>(value) * static_cast<double>(value);
+        }
+      return sum;
+    }
+
+    // --- what a projection leaves ---------------------------------------------------------------------------------
+    /// norms_j, which holds |x_j|^2, becomes |factor x_j - share lift(R)_j|^2, for an orthonormal P. By Pythagoras, unless
+    /// so little is left that the difference would be rounding: then by summing it.
+    template <class G>
+    void residual_norms(const Plan& plan, const MatrixView<const G>& x, const DenseDirections<T>& p, double factor,
+                        double share, const T* r, const double* r_channel, double* norms) const {
+      for (Index j = 0; j < plan.kept; ++j)
+        norms[j] = residual::norm(plan, x, p, factor, share, r, r_channel[j], norms[j], j);
+    }
+    /// N_jk <- alpha N_jk - channel_j R_jk.
+    void combine(const Plan& plan, T alpha, T* n, const T* channel, const T* r) const {
+      for (Index j = 0; j < plan.kept; ++j)
+        for (Index at = j * plan.rank; at < (j + 1) * plan.rank; ++at) n[at] = alpha * n[at] - channel[j] * r[at];
     }
     /// The same where nothing is projected: R = factor X is read in place, N is only measured.
     template <class Moments, class G>
@@ -188,13 +249,29 @@ class Reference {
         }
     }
 
-    /// Moments and apply in one pass, where nothing is projected and every element has its own step.
-    template <class Moments, class Weights, class W, class G>
-    void update(const Plan& plan, const MatrixView<W>& w, const MatrixView<const G>& x,
-                const MomentPointers<stored_t<Moments, T>>& state, const StepCoefficients<T>& c) const {
-      const auto step = static_cast<T>(c.step);
+    /// W <- (W before - step C P - channel_step o X) after.
+    template <class Weights, class W, class G>
+    void apply_lift(const Plan& plan, const MatrixView<W>& w, const T* c_matrix, const DenseDirections<T>& p, T step,
+                    const StepCoefficients<T>& c, const MatrixView<const G>& x, const T* channel_step) const {
       for (Index j = 0; j < plan.kept; ++j)
         for (Index s = 0; s < plan.removed; ++s) {
+          double sum = 0;
+          for (Index k = 0; k < plan.rank; ++k)
+            sum += static_cast<double>(c_matrix[j * plan.rank + k]) * static_cast<double>(p.data[s * plan.rank + k]);
+          const T update = step * static_cast<T>(sum) + channel_step[j] * static_cast<T>(x(j, s));
+          Weights::store(c.decay_after * (c.decay_before * static_cast<T>(w(j, s)) - update), w(j, s));
+        }
+    }
+
+    /// Moments and apply in one pass, where nothing is projected and every element has its own step; times `channel_step` of
+    /// its channel, or, where that is null, c.step.
+    template <class Moments, class Weights, class W, class G>
+    void update(const Plan& plan, const MatrixView<W>& w, const MatrixView<const G>& x,
+                const MomentPointers<stored_t<Moments, T>>& state, const StepCoefficients<T>& c,
+                const T* channel_step) const {
+      for (Index j = 0; j < plan.kept; ++j)
+        for (Index s = 0; s < plan.removed; ++s) {
+          const T step = channel_step != nullptr ? channel_step[j] : static_cast<T>(c.step);
           const auto weight = static_cast<T>(w(j, s));
           const T r = c.gradient_factor * static_cast<T>(x(j, s)) + c.coupled_decay * weight;
           const T n = update_one<Moments>(r, state_index(plan, j, s), state, c);

@@ -33,6 +33,12 @@ struct Scale {
   constexpr Scale(Automatic) : is_automatic(true) {}
 };
 
+/// What Fira takes for the part of the gradient that the projection left.
+enum class FiraResidual : std::uint8_t {
+  paper,  ///< X - lift(R)
+  code,   ///< X - scale lift(R), as the published code; the same at scale 1
+};
+
 struct Settings {
   double lr = 1e-3;
   double momentum = 0.9;
@@ -51,6 +57,10 @@ struct Settings {
   ChannelAxis channel_axis = ChannelAxis::longer;
   double limiter_gamma = 1.01;
   double limiter_floor = 0.5;
+  Index block = 1;
+  double decay_rate = 0.8;
+  double clip_threshold = 1;
+  FiraResidual residual = FiraResidual::paper;
   bool allow_rank_1 = false;
   bool check_finite = true;
   std::uint64_t seed = 0;
@@ -92,6 +102,9 @@ inline void check_settings(const Settings& s, std::string_view tensor) {
   check.at_least("limiter_gamma", s.limiter_gamma, 1);
   if (!bits::finite(s.limiter_floor) || !(s.limiter_floor >= 0 && s.limiter_floor <= 1))
     check.fail("limiter_floor = " + text(s.limiter_floor) + " must be between 0 and 1");
+  if (s.block < 0) check.fail("block = " + text(s.block) + " must be at least 0");
+  check.above("decay_rate", s.decay_rate, 0);
+  check.above("clip_threshold", s.clip_threshold, 0);
 }
 
 }  // namespace apollo

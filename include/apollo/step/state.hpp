@@ -25,11 +25,20 @@ struct MomentPointers {
   Stored* buffer[2] = {nullptr, nullptr};
 };
 
+/// Numbers in vector 0 or 1 of what elements share.
+template <class Policies>
+constexpr Index vector_size(const Plan& plan, int number) {
+  if (Policies::by_block) return number == 0 ? plan.blocks() : 0;
+  if (Policies::factored) return number == 0 ? plan.kept : plan.rank;
+  return 0;
+}
+
 /// Bytes of arrays alone: moments, and the basis where it is stored. The record is counted by record_bytes.
 template <class Policies, class T>
 constexpr Index state_bytes(const Plan& plan) {
   using Stored = stored_t<typename Policies::Moments, T>;
   Index bytes = Policies::Moments::buffers * plan.moment_size() * static_cast<Index>(sizeof(Stored));
+  bytes += (vector_size<Policies>(plan, 0) + vector_size<Policies>(plan, 1)) * static_cast<Index>(sizeof(T));
   if (Policies::Projection::stores_basis) bytes += plan.rank * plan.removed * static_cast<Index>(sizeof(T));
   return bytes;
 }
@@ -52,12 +61,15 @@ struct State {
   using Stored = stored_t<Moments, T>;
 
   Buffer<Stored> moment[Moments::buffers == 0 ? 1 : Moments::buffers];
-  Buffer<T> basis;  ///< P^T: removed x rank, row-major
+  Buffer<T> shared[2];  ///< V where elements share it: one value a block, or one a channel and one a direction
+  Buffer<T> basis;      ///< P^T: removed x rank, row-major
   Record record;
 
   State() = default;
   explicit State(const Plan& plan) {
     for (int i = 0; i < Moments::buffers; ++i) moment[i] = Buffer<Stored>(plan.moment_size());
+    for (int i = 0; i < 2; ++i)
+      if (vector_size<Policies>(plan, i) > 0) shared[i] = Buffer<T>(vector_size<Policies>(plan, i));
     if (Projection::stores_basis) basis = Buffer<T>(plan.rank * plan.removed);
   }
 
@@ -67,13 +79,25 @@ struct State {
     return pointers;
   }
 
+  /// Moment 0 of an unprojected tensor, oriented like X.
+  MatrixView<const Stored> momentum(const Plan& plan) const {
+    const Stored* data = moment[0].data();
+    return plan.state_order == Order2D::row_major ? row_major(data, plan.kept, plan.removed)
+                                                  : column_major(data, plan.kept, plan.removed);
+  }
+
   /// Calls visit.array(name, view) for every array and visit.scalar(name, value) for every number of the record in use.
   /// Names are torch's where torch has the thing. Moments of unprojected tensors are shown in the weight's own orientation,
   /// so that a checkpoint does not depend on memory layout.
   template <class Visitor>
   void visit(const Plan& plan, const Settings& settings, Visitor&& visit) {
-    constexpr const char* names[] = {Moments::buffers == 1 ? "momentum_buffer" : "exp_avg", "exp_avg_sq"};
+    constexpr bool mean = Moments::buffers == 2 || Policies::by_block;
+    constexpr const char* names[] = {mean ? "exp_avg" : "momentum_buffer", "exp_avg_sq"};
     for (int i = 0; i < Moments::buffers; ++i) visit.array(names[i], moment_view(plan, moment[i].data()));
+    constexpr const char* shared_names[] = {Policies::factored ? "exp_avg_sq_row" : "exp_avg_sq", "exp_avg_sq_col"};
+    for (int i = 0; i < 2; ++i)
+      if (const Index size = vector_size<Policies>(plan, i); size > 0)
+        visit.array(shared_names[i], row_major(shared[i].data(), size, 1));
     if (Projection::stores_basis) visit.array("basis", row_major(basis.data(), plan.removed, plan.rank));
     visit.scalar("step", record.steps);
     if (Policies::Limiter::active) visit.scalar("previous_norm", record.previous_norm);

@@ -34,6 +34,7 @@ struct Scratch {
   using Projection = typename Policies::Projection;
 
   T* r = nullptr;           ///< kept x rank: the projected gradient, then N
+  T* n = nullptr;           ///< kept x rank: N where R is needed beside it
   T* directions = nullptr;  ///< removed x rank: P^T of a dense random projection
   T* old_directions = nullptr;
   T* rotation = nullptr;
@@ -44,6 +45,8 @@ struct Scratch {
   double* r_norms = nullptr;
   double* n_norms = nullptr;
   T* channel_step = nullptr;
+  double* column_sums = nullptr;  ///< one a direction
+  T* column_factor = nullptr;
   BasisScratch<T> basis;
   std::byte* backend = nullptr;
 
@@ -65,11 +68,15 @@ struct Scratch {
       scratch.rotation = carver.take<T>(plan.rank * plan.rank);
       scratch.row = carver.take<T>(plan.rank);
     }
-    if constexpr (!Policies::Granularity::elementwise) {
-      scratch.x_norms = carver.take<double>(plan.kept);
-      scratch.n_norms = carver.take<double>(plan.kept);
-      if (Projection::projects) scratch.r_norms = carver.take<double>(plan.kept);
-      scratch.channel_step = carver.take<T>(plan.kept);
+    constexpr bool scales = !Policies::Granularity::elementwise || Policies::Granularity::residual;
+    if (Policies::Granularity::residual) scratch.n = carver.take<T>(plan.kept * plan.rank);
+    if (scales || Policies::by_block) scratch.x_norms = carver.take<double>(plan.kept);
+    if (scales) scratch.n_norms = carver.take<double>(plan.kept);
+    if (Projection::projects && (scales || Policies::factored)) scratch.r_norms = carver.take<double>(plan.kept);
+    if (scales || Policies::by_block || Policies::factored) scratch.channel_step = carver.take<T>(plan.kept);
+    if (Policies::factored) {
+      scratch.column_sums = carver.take<double>(plan.rank);
+      scratch.column_factor = carver.take<T>(plan.rank);
     }
     if constexpr (std::is_same_v<Projection, SvdProjection>)
       scratch.basis = BasisScratch<T>::carve(carver, plan, settings.svd, scratch.r);

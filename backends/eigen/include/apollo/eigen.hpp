@@ -22,6 +22,20 @@ template <class... Overrides>
 using ApolloMini = apollo::ApolloMini<Overrides..., EigenBackend>;
 template <class... Overrides>
 using GaLore = apollo::GaLore<Overrides..., EigenBackend>;
+template <class... Overrides>
+using StructuredAdamW = apollo::StructuredAdamW<Overrides..., EigenBackend>;
+template <class... Overrides>
+using ApolloSvd = apollo::ApolloSvd<Overrides..., EigenBackend>;
+template <class... Overrides>
+using Fira = apollo::Fira<Overrides..., EigenBackend>;
+template <class... Overrides>
+using Flora = apollo::Flora<Overrides..., EigenBackend>;
+template <class... Overrides>
+using AdamMini = apollo::AdamMini<Overrides..., EigenBackend>;
+template <class... Overrides>
+using GaLoreAdafactor = apollo::GaLoreAdafactor<Overrides..., EigenBackend>;
+template <class... Overrides>
+using ColumnNormalizedSgd = apollo::ColumnNormalizedSgd<Overrides..., EigenBackend>;
 template <class... List>
 using StructuredOptimizer = apollo::StructuredOptimizer<List..., EigenBackend>;
 

@@ -2,13 +2,14 @@
 // The Eigen backend's loops: project, moments, apply, and the linear algebra that a basis is made of.
 #pragma once
 
-#include <apollo/eigen/backend.hpp>
+#include <apollo/eigen/project.hpp>
 
 namespace apollo {
 
 template <class T, class Policies>
 class EigenSession {
   using Scratch = EigenScratch<T, Policies>;
+  using Tiles = EigenTiles<T>;
 
  public:
   EigenSession(const EigenBackend& backend, const Plan& plan, std::byte* scratch, EigenBackend::Tools& tools)
@@ -42,13 +43,14 @@ class EigenSession {
     executor::for_tiles(pool_, (plan.removed + rows - 1) / rows, [&](Index tile, int) {
       const Index first = tile * rows;
       const Index count = plan.removed - first < rows ? plan.removed - first : rows;
-      draw(sketch, stream, plan.rank, first, count, directions + first * plan.rank);
+      draw(sketch, stream, plan.rank, plan.removed, first, count, directions + first * plan.rank);
     });
   }
 
   template <class G>
   GradientSummary inspect(const Plan& plan, const MatrixView<const G>& x, double* channel) const {
-    return over_tiles(plan, [&](Index begin, Index end, int) { return inspect_tile(plan, x, begin, end, channel); });
+    return over_tiles(plan,
+                      [&](Index begin, Index end, int) { return Tiles::inspect_tile(plan, x, begin, end, channel); });
   }
 
   /// Cost: 2 r flops an element, one read of X from memory (its norms find it in the cache).
@@ -56,13 +58,13 @@ class EigenSession {
   GradientSummary project(const Plan& plan, const MatrixView<const G>& x, const DenseDirections<T>& p, T factor, T* r,
                           double* channel) const {
     return over_tiles(plan, [&](Index begin, Index end, int lane) {
-      if (plan.rank == 1) return project_line(plan, x, p.data, factor, r, begin, end, channel);
+      if (plan.rank == 1) return Tiles::project_line(plan, x, p.data, factor, r, begin, end, channel);
       const auto directions = row_major(p.data, plan.removed, plan.rank);
       const auto out = row_major(r + begin * plan.rank, end - begin, plan.rank);
       for (Index i = 0; i < out.size(); ++i) out.data[i] = 0;
       gemm::add_product(x.middle_rows(begin, end - begin), directions, out, factor, scratch_.lane(plan, lane).product);
-      GradientSummary summary = inspect_tile(plan, x, begin, end, channel);
-      check_projection(out.data, out.size(), summary);
+      GradientSummary summary = Tiles::inspect_tile(plan, x, begin, end, channel);
+      Tiles::check_projection(out.data, out.size(), summary);
       return summary;
     });
   }
@@ -75,13 +77,13 @@ class EigenSession {
     return over_tiles(plan, [&](Index begin, Index end, int lane) {
       T* out = r + begin * plan.rank;
       if (memory_order(x) == Order2D::row_major)
-        scatter_rows(plan, x, p, begin, end, out);
+        Tiles::scatter_rows(plan, x, p, begin, end, out);
       else
-        scatter_columns(plan, x, p, begin, end, out, scratch_.lane(plan, lane).rows);
+        Tiles::scatter_columns(plan, x, p, begin, end, out, scratch_.lane(plan, lane).rows);
       const Index size = (end - begin) * plan.rank;
       for (Index i = 0; i < size; ++i) out[i] *= weight;
-      GradientSummary summary = inspect_tile(plan, x, begin, end, channel);
-      check_projection(out, size, summary);
+      GradientSummary summary = Tiles::inspect_tile(plan, x, begin, end, channel);
+      Tiles::check_projection(out, size, summary);
       return summary;
     });
   }
@@ -89,18 +91,18 @@ class EigenSession {
   // --- moments ----------------------------------------------------------------------------------------------------------
 
   template <class Moments>
-  void moments(const Plan& plan, T* r, bool replace, const MomentPointers<stored_t<Moments, T>>& state,
+  void moments(const Plan& plan, const T* r, T* n_matrix, const MomentPointers<stored_t<Moments, T>>& state,
                const StepCoefficients<T>& c, double* n_channel, double* r_channel) const {
     executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
       const Index first = plan.tile_begin(tile) * plan.rank, last = plan.tile_end(tile) * plan.rank;
-      if (!replace)
+      if (n_channel != nullptr)
         for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j) n_channel[j] = r_channel[j] = 0;
       T buffer[runs::length];
       for (Index at = first; at < last; at += runs::length) {
         const int count = static_cast<int>(last - at < runs::length ? last - at : runs::length);
-        T* n = replace ? r + at : buffer;
+        T* n = n_matrix != nullptr ? n_matrix + at : buffer;
         update_run<Moments>(r + at, n, state, at, count, c);
-        if (!replace) add_by_channel(plan.rank, at, count, n, r + at, n_channel, r_channel);
+        if (n_channel != nullptr) add_by_channel(plan.rank, at, count, n, r + at, n_channel, r_channel);
       }
     });
   }
@@ -124,6 +126,64 @@ class EigenSession {
                          for (int i = 0; i < count; ++i)
                            n_channel[j + i] += static_cast<double>(n[i]) * static_cast<double>(n[i]);
                      });
+    });
+  }
+
+  void sum_squares(const Plan& plan, const T* r, double* channel, double* direction) const {
+    executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
+      bool finite = true;
+      for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j) {
+        channel[j] = 0;
+        for (Index k = 0; k < plan.rank; k += runs::length)
+          channel[j] += runs::measure(r + j * plan.rank + k, run_of(plan.rank, k), finite);
+      }
+    });
+    // Of each direction over all channels in order, so that tiles do not show.
+    executor::for_tiles(pool_, (plan.rank + runs::length - 1) / runs::length, [&](Index tile, int) {
+      const Index first = tile * runs::length;
+      const int count = run_of(plan.rank, first);
+      for (int k = 0; k < count; ++k) direction[first + k] = 0;
+      for (Index j = 0; j < plan.kept; ++j) {
+        const T* row = r + j * plan.rank + first;
+        for (int k = 0; k < count; ++k)
+          direction[first + k] += static_cast<double>(row[k]) * static_cast<double>(row[k]);
+      }
+    });
+  }
+
+  double multiply_outer(const Plan& plan, T* r, const T* channel, const T* direction) const {
+    return over_tiles(plan,
+                      [&](Index begin, Index end, int) {
+                        GradientSummary summary;
+                        for (Index j = begin; j < end; ++j)
+                          for (Index k = 0; k < plan.rank; k += runs::length) {
+                            const int count = run_of(plan.rank, k);
+                            T* row = r + j * plan.rank + k;
+                            for (int i = 0; i < count; ++i) row[i] *= channel[j] * direction[k + i];
+                            summary.squared_norm += runs::measure(row, count, summary.finite);
+                          }
+                        return summary;
+                      })
+        .squared_norm;
+  }
+
+  // --- what a projection leaves -----------------------------------------------------------------------------------------
+
+  template <class G>
+  void residual_norms(const Plan& plan, const MatrixView<const G>& x, const DenseDirections<T>& p, double factor,
+                      double share, const T* r, const double* r_channel, double* norms) const {
+    executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
+      for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j)
+        norms[j] = residual::norm(plan, x, p, factor, share, r, r_channel[j], norms[j], j);
+    });
+  }
+
+  void combine(const Plan& plan, T alpha, T* n, const T* channel, const T* r) const {
+    executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
+      for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j) {
+        const Index first = j * plan.rank, last = first + plan.rank;
+        for (Index at = first; at < last; ++at) n[at] = alpha * n[at] - channel[j] * r[at];
+      }
     });
   }
 
@@ -184,12 +244,37 @@ class EigenSession {
     });
   }
 
+  /// The lift and the scaled gradient in one pass over W: what is lifted meets X while it is in the cache.
+  template <class Weights, class W, class G>
+  void apply_lift(const Plan& plan, const MatrixView<W>& w, const T* c_matrix, const DenseDirections<T>& p, T step,
+                  const StepCoefficients<T>& c, const MatrixView<const G>& x, const T* channel_step) const {
+    const auto directions = row_major(p.data, plan.removed, plan.rank).transposed();
+    const bool by_row = memory_order(x) == Order2D::row_major;
+    const auto fill = [&](Index j, Index rows, Index s, Index cols, T* slice, const auto& lane) {
+      T buffer[runs::length];
+      const auto out = row_major(slice, rows, cols);
+      runs::for_runs(memory_order(x), 0, rows, cols, [&](Index i, Index k, int count) {
+        const T* g = runs::load(x.at(j + i, s + k), by_row ? x.col_stride : x.row_stride, count, buffer);
+        const T* scale = channel_step + j + i;
+        T* to = out.at(i, k);
+        if (by_row)
+          for (int at = 0; at < count; ++at) to[at] = scale[0] * g[at];
+        else
+          for (int at = 0; at < count; ++at) to[at * cols] = scale[at] * g[at];
+      });
+      gemm::add_product(row_major(c_matrix + j * plan.rank, rows, plan.rank), directions.middle_cols(s, cols), out,
+                        step, lane.product);
+    };
+    lift_by_slices<Weights>(plan, w, T(1), c, fill);
+  }
+
   /// Cost with fp32 throughout: 28 bytes an element for Adam (read G, M, V, W; write M, V, W).
   template <class Moments, class Weights, class W, class G>
   void update(const Plan& plan, const MatrixView<W>& w, const MatrixView<const G>& x,
-              const MomentPointers<stored_t<Moments, T>>& state, const StepCoefficients<T>& c) const {
+              const MomentPointers<stored_t<Moments, T>>& state, const StepCoefficients<T>& c,
+              const T* channel_step) const {
     const bool rows = plan.state_order == Order2D::row_major;
-    const auto step = static_cast<T>(c.step);
+    const bool by_channel = channel_step != nullptr;
     executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
       T w_buffer[runs::length], x_buffer[runs::length], n_buffer[runs::length];
       runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed,
@@ -204,7 +289,13 @@ class EigenSession {
                          for (int i = 0; i < count; ++i) n[i] = c.gradient_factor * g[i];
                        update_run<Moments>(n, n, state, rows ? j * plan.removed + s : s * plan.kept + j, count, c);
                        const T before = c.decay_before, after = c.decay_after;
-                       for (int i = 0; i < count; ++i) values[i] = after * (before * values[i] - step * n[i]);
+                       const T step = by_channel ? channel_step[j] : static_cast<T>(c.step);
+                       if (by_channel && !rows) {
+                         for (int i = 0; i < count; ++i)
+                           values[i] = after * (before * values[i] - channel_step[j + i] * n[i]);
+                       } else {
+                         for (int i = 0; i < count; ++i) values[i] = after * (before * values[i] - step * n[i]);
+                       }
                        runs::store<Weights>(values, w.at(j, s), stride, count);
                      });
     });
@@ -225,6 +316,10 @@ class EigenSession {
     return total;
   }
 
+  static int run_of(Index size, Index first) {
+    return static_cast<int>(size - first < runs::length ? size - first : runs::length);
+  }
+
   template <class A, class B, class C>
   void by_rows(const MatrixView<A>& a, const MatrixView<B>& b, const MatrixView<C>& c, bool clear, C alpha) const {
     constexpr Index height = gemm::row_block;
@@ -241,111 +336,6 @@ class EigenSession {
       else
         gemm::add_product(a.middle_rows(first, rows), b, out, alpha, lane.product_double);
     });
-  }
-
-  template <class G>
-  static GradientSummary inspect_tile(const Plan& plan, const MatrixView<const G>& x, Index begin, Index end,
-                                      double* channel) {
-    GradientSummary summary;
-    T buffer[runs::length];
-    const Order2D order = memory_order(x);
-    const bool rows = order == Order2D::row_major;
-    if (channel != nullptr)
-      for (Index j = begin; j < end; ++j) channel[j] = 0;
-    runs::for_runs(order, begin, end, plan.removed, [&](Index j, Index s, int count) {
-      const T* run = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, buffer);
-      const double sum = runs::measure(run, count, summary.finite);
-      summary.squared_norm += sum;
-      if (channel == nullptr) return;
-      if (rows)
-        channel[j] += sum;
-      else
-        for (int i = 0; i < count; ++i) channel[j + i] += static_cast<double>(run[i]) * static_cast<double>(run[i]);
-    });
-    return summary;
-  }
-
-  static void check_projection(const T* r, Index size, GradientSummary& summary) {
-    for (Index i = 0; i < size; i += runs::length)
-      runs::measure(r + i, static_cast<int>(size - i < runs::length ? size - i : runs::length), summary.finite);
-  }
-
-  /// Rank 1: a dot product for each channel.
-  template <class G>
-  static GradientSummary project_line(const Plan& plan, const MatrixView<const G>& x, const T* p, T factor, T* r,
-                                      Index begin, Index end, double* channel) {
-    GradientSummary summary = inspect_tile(plan, x, begin, end, channel);
-    T buffer[runs::length];
-    const Order2D order = memory_order(x);
-    const bool rows = order == Order2D::row_major;
-    for (Index j = begin; j < end; ++j) r[j] = 0;
-    runs::for_runs(order, begin, end, plan.removed, [&](Index j, Index s, int count) {
-      const T* APOLLO_RESTRICT run = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, buffer);
-      if (rows) {
-        T lane[16] = {};
-        int i = 0;
-        for (; i + 16 <= count; i += 16)
-          for (int l = 0; l < 16; ++l) lane[l] += run[i + l] * p[s + i + l];
-        T rest = 0;
-        for (; i < count; ++i) rest += run[i] * p[s + i];
-        for (int width = 8; width > 0; width /= 2)
-          for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
-        r[j] += lane[0] + rest;
-      } else {
-        T* APOLLO_RESTRICT out = r + j;
-        const T scale = p[s];
-        for (int i = 0; i < count; ++i) out[i] += scale * run[i];
-      }
-    });
-    for (Index j = begin; j < end; ++j) r[j] *= factor;
-    check_projection(r + begin, end - begin, summary);
-    return summary;
-  }
-
-  /// Adjacent inputs of a channel go to adjacent buckets, `lanes` at a time.
-  template <class G>
-  static void scatter_rows(const Plan& plan, const MatrixView<const G>& x, const SparseDirections& p, Index begin,
-                           Index end, T* out) {
-    static_assert(runs::length % 8 == 0);  // a run never cuts a group of lanes
-    T buffer[runs::length];
-    for (Index i = 0; i < (end - begin) * plan.rank; ++i) out[i] = 0;
-    runs::for_runs(Order2D::row_major, begin, end, plan.removed, [&](Index j, Index s, int count) {
-      const T* run = runs::load(x.at(j, s), x.col_stride, count, buffer);
-      T* APOLLO_RESTRICT row = out + (j - begin) * plan.rank;
-      for (int h = 0; h < p.nonzeros; ++h) {
-        const std::uint32_t* sign = p.sign + h * plan.removed + s;
-        const std::int32_t* bucket = p.bucket + h * p.map_size + s / p.lanes;
-        int i = 0;
-        if (p.lanes == 8)
-          for (; i + 8 <= count; i += 8) {
-            T* group = row + bucket[i / 8];
-            for (int l = 0; l < 8; ++l) group[l] += sign[i + l] != 0 ? -run[i + l] : run[i + l];
-          }
-        for (; i < count; ++i) row[bucket[i / p.lanes] + i % p.lanes] += sign[i] != 0 ? -run[i] : run[i];
-      }
-    });
-  }
-
-  /// Channels are adjacent: whole runs of them are added to a bucket's row of sums, which are turned at the end.
-  template <class G>
-  static void scatter_columns(const Plan& plan, const MatrixView<const G>& x, const SparseDirections& p, Index begin,
-                              Index end, T* out, T* sums) {
-    const Index height = end - begin;
-    T buffer[runs::length];
-    for (Index i = 0; i < height * plan.rank; ++i) sums[i] = 0;
-    runs::for_runs(Order2D::column_major, begin, end, plan.removed, [&](Index j, Index s, int count) {
-      const T* APOLLO_RESTRICT run = runs::load(x.at(j, s), x.row_stride, count, buffer);
-      for (int h = 0; h < p.nonzeros; ++h) {
-        const Index bucket = p.bucket[h * p.map_size + s / p.lanes] + s % p.lanes;
-        T* APOLLO_RESTRICT row = sums + bucket * height + (j - begin);
-        if (p.sign[h * plan.removed + s] != 0)
-          for (int i = 0; i < count; ++i) row[i] -= run[i];
-        else
-          for (int i = 0; i < count; ++i) row[i] += run[i];
-      }
-    });
-    for (Index j = 0; j < height; ++j)
-      for (Index k = 0; k < plan.rank; ++k) out[j * plan.rank + k] = sums[k * height + j];
   }
 
   /// Moments of `count` values that are number `at` and after in their buffers. `n` may be `r`.
