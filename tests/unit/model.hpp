@@ -162,6 +162,15 @@ void for_each_dense(Visit&& visit, double eps = 1e-6) {
   visit("SgdMomentum, bfloat16", Tag<SgdMomentum<MomentumMoments<B>, O...>>(), SgdMomentumOptions{.lr = 0.01});
   visit("structured AdamW", Tag<StructuredAdamW<O...>>(),
         StructuredOptions{.lr = 0.01, .eps = eps, .weight_decay = 0.1});
+  visit("StructuredAdamW", Tag<apollo::StructuredAdamW<O...>>(),
+        StructuredAdamWOptions{.lr = 0.01, .channel_axis = ChannelAxis::cols, .eps = eps});
+  visit("AdamMini, rows", Tag<AdamMini<O...>>(), AdamMiniOptions{.lr = 0.01, .eps = eps, .weight_decay = 0.1});
+  visit("AdamMini, one block", Tag<AdamMini<O...>>(),
+        AdamMiniOptions{.lr = 0.01, .block = 0, .channel_axis = ChannelAxis::cols, .eps = eps});
+  visit("AdamMini, bfloat16", Tag<AdamMini<BlockAdamMoments<B>, O...>>(), AdamMiniOptions{.lr = 0.01, .eps = eps});
+  visit("SCALE", Tag<ColumnNormalizedSgd<O...>>(), ColumnNormalizedSgdOptions{.lr = 0.01, .weight_decay = 0.1});
+  visit("SCALE, head", Tag<ColumnNormalizedSgd<MeanMoments<>, O...>>(),
+        ColumnNormalizedSgdOptions{.lr = 0.01, .channel_axis = ChannelAxis::cols});
   visit("structured by tensor", Tag<StructuredTensor<O...>>(), StructuredOptions{.lr = 0.01, .eps = eps});
 }
 
@@ -196,6 +205,17 @@ void for_each_projected(Index rank, Index gap, apollo::ProjType type, Visit&& vi
       visit(name.c_str(), Tag<GaLore<O...>>(), g);
     }
   visit("GaLore, bfloat16 moments, rotate", Tag<GaLore<AdamMoments<B>, O...>>(), g);
+  FiraOptions f{.lr = 0.01, .rank = rank, .scale = 0.5, .update_proj_gap = gap, .proj_type = type, .eps = eps};
+  f.weight_decay = 0.1, f.seed = 13;
+  visit("Fira, keep", Tag<Fira<O...>>(), f);
+  f.on_refresh = OnRefresh::rotate, f.residual = FiraResidual::code;
+  visit("Fira, rotate", Tag<Fira<O...>>(), f);
+  visit("Flora", Tag<Flora<O...>>(),
+        FloraOptions{.lr = 0.01, .rank = rank, .update_proj_gap = gap, .proj_type = type, .weight_decay = 0.1});
+  GaLoreAdafactorOptions d{.lr = 0.01, .rank = rank, .update_proj_gap = gap, .proj_type = type};
+  visit("GaLoreAdafactor, keep", Tag<GaLoreAdafactor<O...>>(), d);
+  d.on_refresh = OnRefresh::rotate, d.weight_decay = 0.1;
+  visit("GaLoreAdafactor, rotate", Tag<GaLoreAdafactor<O...>>(), d);
   StructuredOptions s{.lr = 0.01, .rank = rank, .update_proj_gap = gap, .proj_type = type};
   s.allow_rank_1 = true;
   visit("channels of singular vectors", Tag<SvdChannels<O...>>(), s);

@@ -147,7 +147,7 @@ Plan make_plan(Shape shape, const Settings& settings, std::string_view tensor, O
         if (settings.rank < Projection::Sketch::nonzeros)
           check.fail("rank = " + text(settings.rank) + " must be at least " +
                      text(Index{Projection::Sketch::nonzeros}) + ", the nonzeros of its sparse sign projection");
-    if constexpr (Granularity::per_channel)
+    if constexpr (Granularity::per_channel && !Granularity::residual)
       if (settings.rank == 1 && !settings.allow_rank_1)
         check.fail(
             "rank = 1 must be at least 2 with channel scaling, whose mean does not exist at rank 1 "
