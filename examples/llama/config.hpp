@@ -75,6 +75,7 @@ struct Parameter {
   std::size_t unit = 0;   ///< 0 is the embedding, 1 + l layer l, the last the final norm and the head
   Index offset = 0;       ///< of its first element in the unit
   bool residual = false;  ///< a projection back into the residual stream
+  bool by_head = false;   ///< rows come in heads whose gradients differ in size: queries and keys
   Index size() const { return rows * cols; }
 };
 
@@ -101,7 +102,7 @@ inline std::vector<Parameter> parameters_of(const Config& c) {
   Index offset = 0;
   std::size_t unit = 0;
   const auto add = [&](const std::string& name, Kind kind, Index rows, Index cols, bool residual = false) {
-    list.push_back({name, kind, rows, cols, unit, offset, residual});
+    list.push_back({name, kind, rows, cols, unit, offset, residual, false});
     offset += rows * cols;
   };
   add("model.embed_tokens.weight", Kind::embedding, c.vocabulary, c.hidden);
@@ -109,8 +110,10 @@ inline std::vector<Parameter> parameters_of(const Config& c) {
     ++unit, offset = 0;
     const std::string layer = "model.layers." + std::to_string(l) + ".";
     add(layer + "input_layernorm.weight", Kind::norm, 1, c.hidden);
-    for (const char* name : {"q", "k", "v"})
+    for (const char* name : {"q", "k", "v"}) {
       add(layer + "self_attn." + name + "_proj.weight", Kind::matrix, c.hidden, c.hidden);
+      list.back().by_head = *name != 'v';
+    }
     add(layer + "self_attn.o_proj.weight", Kind::matrix, c.hidden, c.hidden, true);
     add(layer + "post_attention_layernorm.weight", Kind::norm, 1, c.hidden);
     for (const char* name : {"gate", "up"})

@@ -262,8 +262,10 @@ void add_training_flags(CLI::App& app, Flags& flags) {
 
 std::string optimizers_help() {
   std::string text = "Optimizers, and the learning rates they were tuned to (matrices / embedding, head, norms):";
+  std::size_t width = 0;
+  for (const llama::Tuned& t : llama::tuned) width = std::max(width, t.name.size() + 2);
   for (const llama::Tuned& t : llama::tuned)
-    text += "\n  " + std::string(t.name) + std::string(15 - t.name.size(), ' ') + std::string(t.what) + ", " +
+    text += "\n  " + std::string(t.name) + std::string(width - t.name.size(), ' ') + std::string(t.what) + ", " +
             llama::report::digits(t.lr) + " / " + llama::report::digits(t.other_lr);
   return text;
 }

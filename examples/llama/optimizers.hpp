@@ -12,6 +12,8 @@
 
 #include <apollo/eigen.hpp>
 
+#include "config.hpp"
+
 namespace llama {
 
 /// What each optimizer was tuned to for `nano` on the default text; docs/training.md shows the sweeps.
@@ -30,6 +32,13 @@ inline constexpr Tuned tuned[] = {
     {"apollo", 8e-3, 3.2e-2, "APOLLO, Gaussian projection, automatic scale"},
     {"apollo-sparse", 8e-3, 3.2e-2, "APOLLO with the sparse sign projection"},
     {"apollo-mini", 4e-3, 1.6e-2, "APOLLO-Mini, scale 128, limiter gamma 1.1", 1.1},
+    {"structured-adamw", 8e-3, 3.2e-2, "AdamW with one scale a channel, nothing projected"},
+    {"apollo-svd", 1.6e-2, 3.2e-2, "APOLLO over singular vectors"},
+    {"fira", 8e-3, 3.2e-2, "Fira, alpha 1"},
+    {"galore-adafactor", 3.2e-2, 3.2e-2, "GaLore with Adafactor's moment, scale .25"},
+    {"flora", 3e-1, 1.6e-2, "momentum in a random projection, turned every 1000 steps"},
+    {"adam-mini", 4e-3, 3.2e-2, "AdamW with one second moment a head of queries and keys, a row of others"},
+    {"scale", 4e-2, 3.2e-2, "SCALE: gradients with rows of length one, no memory"},
     {"sgd-momentum", 1e-1, 1.6e-2, "heavy-ball momentum .9"},
     {"sgd", 5e-1, 1.6e-2, "no memory"},
 };
@@ -72,6 +81,20 @@ void with_member(std::string_view name, Visit&& visit) {
     visit(std::type_identity<apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>>{}, apollo_options);
   else if (name == "apollo-mini")
     named(apollo::ApolloMiniOptions{});
+  else if (name == "structured-adamw")
+    named(apollo::StructuredAdamWOptions{});
+  else if (name == "apollo-svd")
+    named(apollo::ApolloSvdOptions{});
+  else if (name == "fira")
+    named(apollo::FiraOptions{});
+  else if (name == "galore-adafactor")
+    named(apollo::GaLoreAdafactorOptions{});
+  else if (name == "flora")
+    named(apollo::FloraOptions{});
+  else if (name == "adam-mini")
+    named(apollo::AdamMiniOptions{});
+  else if (name == "scale")
+    named(apollo::ColumnNormalizedSgdOptions{});
   else if (name == "sgd-momentum")
     named(apollo::SgdMomentumOptions{});
   else if (name == "sgd")
@@ -129,15 +152,24 @@ inline std::vector<std::string> asked_in_vain(const std::vector<std::string>& na
   return vain;
 }
 
-/// Adds a group for the matrices and hands it to `add_to`.
-template <class AddTo>
+/// Adds the matrices among `parameters` to groups of their own: add(group, parameter) for each.
+template <class Add>
 void add_matrices(apollo::eigen::Optimizer& optimizer, std::string_view name, double lr, const MatrixOptions& asked,
-                  std::uint64_t seed, AddTo&& add_to) {
+                  std::uint64_t seed, const Config& model, const std::vector<Parameter>& parameters, Add&& add) {
   with_member(name, [&]<class Member>(std::type_identity<Member>, auto options) {
     options.lr = lr;
     if constexpr (requires { options.seed; }) options.seed = seed;
     set(options, asked);
-    add_to(optimizer.add_group<Member>(options));
+    const auto group = optimizer.add_group<Member>(options);
+    if constexpr (requires { options.block; }) {  // Adam-mini: a head of queries or keys shares a second moment
+      options.block = model.head_size();
+      const auto heads = optimizer.add_group<Member>(options);
+      for (const Parameter& p : parameters)
+        if (p.kind == Kind::matrix) add(p.by_head ? heads : group, p);
+    } else {
+      for (const Parameter& p : parameters)
+        if (p.kind == Kind::matrix) add(group, p);
+    }
   });
 }
 

@@ -293,19 +293,19 @@ class BasicTrainer {
   }
 
   void register_parameters() {
-    const auto add = [&](auto group, bool matrices) {
-      for (const Parameter& p : model_.parameters())
-        if ((p.kind == Kind::matrix) == matrices) optimizer_.add(group, p.name, model_.weight(p), model_.gradient(p));
+    const auto add = [&](auto group, const Parameter& p) {
+      optimizer_.add(group, p.name, model_.weight(p), model_.gradient(p));
     };
-    add_matrices(optimizer_, settings_.optimizer, settings_.lr, settings_.matrices, settings_.seed,
-                 [&](auto group) { add(group, true); });
+    add_matrices(optimizer_, settings_.optimizer, settings_.lr, settings_.matrices, settings_.seed, settings_.model,
+                 model_.parameters(), add);
     run_.matrix_state_bytes = optimizer_.state_bytes();
     run_.matrix_record_bytes = optimizer_.record_bytes();
-    add(optimizer_.add_group(apollo::AdamWOptions{.lr = settings_.other_lr,
-                                                  .beta1 = settings_.matrices.beta1,
-                                                  .beta2 = settings_.matrices.beta2,
-                                                  .weight_decay = 0}),
-        false);
+    const auto others = optimizer_.add_group(apollo::AdamWOptions{.lr = settings_.other_lr,
+                                                                  .beta1 = settings_.matrices.beta1,
+                                                                  .beta2 = settings_.matrices.beta2,
+                                                                  .weight_decay = 0});
+    for (const Parameter& p : model_.parameters())
+      if (p.kind != Kind::matrix) add(others, p);
     run_.state_bytes = optimizer_.state_bytes();
     run_.record_bytes = optimizer_.record_bytes();
     for (const Parameter& p : model_.parameters()) {

@@ -218,6 +218,23 @@ TEST_CASE("GaLore with Adafactor: clipping, decay first, refreshes") {
       }
 }
 
+TEST_CASE("Adafactor without a projection, and of a vector, whose moment nothing factors") {
+  for (const Shape shape : {Shape{17, 9}, Shape{9, 17}, Shape{1, 11}, Shape{11, 1}}) {
+    CAPTURE(shape.rows);
+    support::GaLoreAdafactorOracle oracle;
+    oracle.h = hyper(0.125), oracle.h.torch_order = true, oracle.keeps_rows = shape.rows >= shape.cols;
+    const Index side = oracle.keeps_rows ? shape.cols : shape.rows;
+    Matrix identity(side, side);
+    for (Index i = 0; i < side; ++i) identity(i, i) = 1;
+    apollo::StructuredOptions options{.eps = 1e-30, .order = apollo::Order::torch};
+    options.lr = oracle.h.lr, options.weight_decay = oracle.h.weight_decay;
+    apollo::StructuredOptimizer<double, apollo::AdafactorMoments> adafactor(shape, options);
+    agree(adafactor, shape, Layout::column_major, nothing,
+          [&](Matrix& w, const Matrix& g, int) { oracle.step(w, g, identity); });
+    CHECK(adafactor.state_bytes() == 8 * (shape.rows + shape.cols));
+  }
+}
+
 TEST_CASE("SCALE: rows or columns of length one, with and without momentum") {
   for (const Shape shape : shapes)
     for (const bool rows : {true, false})

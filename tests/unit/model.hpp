@@ -171,6 +171,8 @@ void for_each_dense(Visit&& visit, double eps = 1e-6) {
   visit("SCALE", Tag<ColumnNormalizedSgd<O...>>(), ColumnNormalizedSgdOptions{.lr = 0.01, .weight_decay = 0.1});
   visit("SCALE, head", Tag<ColumnNormalizedSgd<MeanMoments<>, O...>>(),
         ColumnNormalizedSgdOptions{.lr = 0.01, .channel_axis = ChannelAxis::cols});
+  visit("Adafactor", Tag<StructuredOptimizer<StructuredOptions, AdafactorMoments, O...>>(),
+        StructuredOptions{.lr = 0.01});
   visit("structured by tensor", Tag<StructuredTensor<O...>>(), StructuredOptions{.lr = 0.01, .eps = eps});
 }
 

@@ -76,6 +76,12 @@ class Pipeline {
     if constexpr (Policies::by_block) {
       block_steps(setup, state, scratch, c, input);
       session.template update<Moments, Weights>(plan, w, x, state.moments(), c, scratch.channel_step);
+    } else if constexpr (Policies::factored) {
+      session.gather(plan, x, c.gradient_factor, scratch.r);
+      const auto step = static_cast<T>(c.step / factored_update(session, setup, state, scratch));
+      for (Index j = 0; j < plan.kept; ++j) scratch.channel_step[j] = step;
+      const MatrixView<const T> n = row_major(static_cast<const T*>(scratch.r), plan.kept, plan.removed);
+      session.template apply<Weights>(plan, w, n, scratch.channel_step, c);
     } else if constexpr (Granularity::elementwise) {
       session.template update<Moments, Weights>(plan, w, x, state.moments(), c, nullptr);
     } else {

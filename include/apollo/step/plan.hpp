@@ -25,7 +25,7 @@ struct PolicySet {
   static constexpr bool factored = Moments::shared == Shared::factored;
 
   /// Nothing projected and every element its own step: moments and apply are one pass.
-  static constexpr bool one_pass = !Projection::projects && Granularity::elementwise && !by_block;
+  static constexpr bool one_pass = !Projection::projects && Granularity::elementwise && !by_block && !factored;
 
   static_assert(!Granularity::residual || (Projection::stores_basis && Moments::buffers == 2),
                 "apollo: ResidualScaling needs an orthonormal projection, singular or fixed, and AdamMoments; see "
@@ -36,8 +36,8 @@ struct PolicySet {
                 "docs/compose.md.");
   static_assert(!by_block || (!Projection::projects && Granularity::elementwise),
                 "apollo: BlockAdamMoments need ElementScaling and no projection; see docs/compose.md.");
-  static_assert(!factored || (Projection::projects && Granularity::elementwise && !Granularity::residual),
-                "apollo: AdafactorMoments need ElementScaling and a projection; see docs/compose.md.");
+  static_assert(!factored || (Granularity::elementwise && !Granularity::residual),
+                "apollo: AdafactorMoments need ElementScaling; see docs/compose.md.");
 };
 
 /// X = G, or G^T where `transposed`, is kept x removed; P is rank x removed. Without a projection rank == removed.

@@ -155,6 +155,12 @@ class Reference {
         if (n_channel != nullptr) n_channel[j] = n_sum, r_channel[j] = r_sum;
       }
     }
+    /// R = factor X, where nothing is projected.
+    template <class G>
+    void gather(const Plan& plan, const MatrixView<const G>& x, T factor, T* r) const {
+      for (Index j = 0; j < plan.kept; ++j)
+        for (Index s = 0; s < plan.removed; ++s) r[j * plan.removed + s] = factor * static_cast<T>(x(j, s));
+    }
     /// Sums of squares of R, for every channel and for every direction.
     void sum_squares(const Plan& plan, const T* r, double* channel, double* direction) const {
       for (Index k = 0; k < plan.rank; ++k) direction[k] = 0;

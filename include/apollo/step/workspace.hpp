@@ -33,7 +33,7 @@ template <class Policies, class T>
 struct Scratch {
   using Projection = typename Policies::Projection;
 
-  T* r = nullptr;           ///< kept x rank: the projected gradient, then N
+  T* r = nullptr;           ///< kept x rank: the projected gradient (factored moments: also the whole one), then N
   T* n = nullptr;           ///< kept x rank: N where R is needed beside it
   T* directions = nullptr;  ///< removed x rank: P^T of a dense random projection
   T* old_directions = nullptr;
@@ -54,7 +54,7 @@ struct Scratch {
     Scratch scratch;
     const Index directions = plan.removed * plan.rank;
     const bool rotates = Projection::projects && settings.on_refresh == OnRefresh::rotate;
-    if constexpr (Projection::projects) scratch.r = carver.take<T>(plan.kept * plan.rank);
+    if constexpr (Projection::projects || Policies::factored) scratch.r = carver.take<T>(plan.kept * plan.rank);
     if constexpr (Projection::random) {
       if constexpr (!Projection::Sketch::dense) {
         constexpr int nonzeros = Projection::Sketch::nonzeros;
@@ -72,7 +72,7 @@ struct Scratch {
     if (Policies::Granularity::residual) scratch.n = carver.take<T>(plan.kept * plan.rank);
     if (scales || Policies::by_block) scratch.x_norms = carver.take<double>(plan.kept);
     if (scales) scratch.n_norms = carver.take<double>(plan.kept);
-    if (Projection::projects && (scales || Policies::factored)) scratch.r_norms = carver.take<double>(plan.kept);
+    if ((Projection::projects && scales) || Policies::factored) scratch.r_norms = carver.take<double>(plan.kept);
     if (scales || Policies::by_block || Policies::factored) scratch.channel_step = carver.take<T>(plan.kept);
     if (Policies::factored) {
       scratch.column_sums = carver.take<double>(plan.rank);

@@ -129,6 +129,13 @@ class EigenSession {
     });
   }
 
+  template <class G>
+  void gather(const Plan& plan, const MatrixView<const G>& x, T factor, T* r) const {
+    executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
+      for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j)
+        for (Index s = 0; s < plan.removed; ++s) r[j * plan.removed + s] = factor * static_cast<T>(x(j, s));
+    });
+  }
   void sum_squares(const Plan& plan, const T* r, double* channel, double* direction) const {
     executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
       bool finite = true;
