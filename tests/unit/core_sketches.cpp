@@ -41,9 +41,10 @@ struct Choice {
   }
 };
 
-enum class Kind { gaussian, heavy_tailed, outlier_columns };
+enum class Kind { gaussian, heavy_tailed, outlier_columns, outliers_in_a_lane };
 
-/// Channels in rows. Heavy tails are Student's with two degrees of freedom; outliers are three columns a hundred times larger.
+/// Channels in rows. Heavy tails are Student's with two degrees of freedom; outliers are three columns a hundred times larger, at
+/// the same place among eight or not.
 Matrix gradients(Kind kind, Index channels, Index length) {
   Matrix x = support::gaussian_matrix(channels, length, 5);
   if (kind == Kind::heavy_tailed) {
@@ -53,6 +54,9 @@ Matrix gradients(Kind kind, Index channels, Index length) {
   }
   if (kind == Kind::outlier_columns)
     for (const Index s : {Index{3}, Index{20}, Index{41}})
+      for (Index j = 0; j < channels; ++j) x(j, s) *= 100;
+  if (kind == Kind::outliers_in_a_lane)
+    for (const Index s : {Index{3}, Index{19}, Index{43}})
       for (Index j = 0; j < channels; ++j) x(j, s) *= 100;
   return x;
 }
@@ -168,4 +172,13 @@ TEST_CASE("sketches keep squared norms in the mean, with at most the Gaussian's 
   check_norms<apollo::SparseSigns<4>>();
   check_norms<apollo::HadamardTransform>();
   check_norms<apollo::CosineTransform>();
+}
+
+TEST_CASE(
+    "outliers at one place among eight are what a sparse sketch in lanes of eight is bad at, and others are not") {
+  const Matrix x = gradients(Kind::outliers_in_a_lane, 6, 96);
+  CHECK(statistics<apollo::SparseSigns<1>>(x, 32, 3000).variance > 2 * 2.0 / 32);
+  CHECK(statistics<apollo::SparseSigns<1>>(x, 33, 3000).variance <= 1.1 * 2 / 33);
+  CHECK(statistics<apollo::HadamardTransform>(x, 32, 3000).variance <= 1.1 * 2 / 32);
+  CHECK(statistics<apollo::CosineTransform>(x, 32, 3000).variance <= 1.1 * 2 / 32);
 }

@@ -252,6 +252,12 @@ class Pipeline {
   /// Whether the step's length multiplies the first moment, which is N, and not the gradient.
   static constexpr bool scales_momentum = Granularity::of_update && Moments::buffers == 1;
 
+  /// A mean of squares as it is kept. Infinity would never be forgotten.
+  static T stored_square(double value) {
+    constexpr double largest = 3.4e38;
+    return static_cast<T>(sizeof(T) == 4 && value > largest ? largest : value);
+  }
+
   /// V of every block, and from it one step length a channel.
   static void block_steps(const TensorSetup& setup, TensorState& state, const Scratch<Policies, T>& scratch,
                           const StepCoefficients<T>& c, const StepInput& input) {
@@ -262,7 +268,7 @@ class Pipeline {
       double sum = 0;
       for (Index j = b * plan.block; j < (b + 1) * plan.block; ++j) sum += scratch.x_norms[j];
       T& v = state.shared[0].data()[b];
-      v = static_cast<T>(beta2 * static_cast<double>(v) + (1 - beta2) * share * sum);
+      v = stored_square(beta2 * static_cast<double>(v) + (1 - beta2) * share * sum);
       const double root = static_cast<double>(c.moments.second_factor) * __builtin_sqrt(static_cast<double>(v));
       const double step = c.step * static_cast<double>(c.moments.first_factor) / (root + setup.settings.eps);
       for (Index j = b * plan.block; j < (b + 1) * plan.block; ++j) scratch.channel_step[j] = static_cast<T>(step);
@@ -279,8 +285,8 @@ class Pipeline {
     T* rows = state.shared[0].data();
     T* columns = state.shared[1].data();
     const auto remember = [&](T& mean, double sum, Index count) {
-      mean = static_cast<T>(decay * static_cast<double>(mean) +
-                            (1 - decay) * (sum / static_cast<double>(count) + setup.settings.eps));
+      mean = stored_square(decay * static_cast<double>(mean) +
+                           (1 - decay) * (sum / static_cast<double>(count) + setup.settings.eps));
     };
     double total = 0;
     for (Index j = 0; j < plan.kept; ++j)

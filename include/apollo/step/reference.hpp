@@ -179,7 +179,7 @@ class Reference {
       for (Index j = 0; j < plan.kept; ++j)
         for (Index k = 0; k < plan.rank; ++k) {
           T& value = r[j * plan.rank + k];
-          value *= channel[j] * direction[k];
+          value = value * channel[j] * direction[k];  // in this order zeros stay zeros
           sum += static_cast<double>(value) * static_cast<double>(value);
         }
       return sum;

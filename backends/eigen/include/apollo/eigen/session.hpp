@@ -166,7 +166,7 @@ class EigenSession {
                           for (Index k = 0; k < plan.rank; k += runs::length) {
                             const int count = run_of(plan.rank, k);
                             T* row = r + j * plan.rank + k;
-                            for (int i = 0; i < count; ++i) row[i] *= channel[j] * direction[k + i];
+                            for (int i = 0; i < count; ++i) row[i] = row[i] * channel[j] * direction[k + i];
                             summary.squared_norm += runs::measure(row, count, summary.finite);
                           }
                         return summary;
