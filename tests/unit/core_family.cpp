@@ -3,6 +3,7 @@
 // bytes, and what they refuse.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -146,7 +147,7 @@ TEST_CASE("Fira: what is left of a gradient that lies in the basis is summed, no
   Matrix expected(shape.rows, shape.cols);
   const auto report = fira.step(w.view, gradient.view);
   oracle.step(expected, gradient.get(), p);
-  CHECK(report.update_norm == doctest::Approx(oracle.residual_norm).epsilon(2e-2));
+  CHECK(std::fabs(report.update_norm - oracle.residual_norm) <= 0.02 * oracle.residual_norm);
 }
 
 TEST_CASE("Flora: momentum in a random projection, turned at each refresh") {
