@@ -35,12 +35,12 @@ inline constexpr Tuned tuned[] = {
     {"structured-adamw", 8e-3, 3.2e-2, "AdamW with one scale a channel, nothing projected"},
     {"apollo-svd", 1.6e-2, 3.2e-2, "APOLLO over singular vectors"},
     {"fira", 8e-3, 3.2e-2, "Fira, alpha 1"},
-    {"galore-adafactor", 3.2e-2, 3.2e-2, "GaLore with Adafactor's moment, scale .25"},
-    {"flora", 3e-1, 1.6e-2, "momentum in a random projection, turned every 1000 steps"},
-    {"adam-mini", 4e-3, 3.2e-2, "AdamW with one second moment a head of queries and keys, a row of others"},
-    {"scale", 4e-2, 3.2e-2, "SCALE: gradients with rows of length one, no memory"},
-    {"sgd-momentum", 1e-1, 1.6e-2, "heavy-ball momentum .9"},
-    {"sgd", 5e-1, 1.6e-2, "no memory"},
+    {"galore-adafactor", 1.6e-2, 3.2e-2, "GaLore with Adafactor's moment, scale .25"},
+    {"flora", 1, 1.6e-2, "momentum in a random projection, turned every 1000 steps"},
+    {"adam-mini", 1e-3, 3.2e-2, "AdamW with one second moment a head of queries and keys, a row of others"},
+    {"scale", 2e-2, 3.2e-2, "SCALE: gradients with rows of length one, no memory"},
+    {"sgd-momentum", 3e-1, 1.6e-2, "heavy-ball momentum .9"},
+    {"sgd", 1, 1.6e-2, "no memory"},
 };
 
 inline const Tuned& tuned_for(std::string_view name) {
