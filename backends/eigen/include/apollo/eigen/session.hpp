@@ -3,6 +3,7 @@
 #pragma once
 
 #include <apollo/eigen/project.hpp>
+#include <apollo/step/residual.hpp>
 
 namespace apollo {
 
