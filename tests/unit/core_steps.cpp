@@ -13,6 +13,7 @@
 #include <apollo/optimizer/named.hpp>
 
 #include "oracles.hpp"
+#include "sketches.hpp"
 #include "support.hpp"
 
 namespace {
@@ -210,15 +211,7 @@ Matrix drawn_directions(std::uint64_t seed, std::string_view name, std::uint64_t
         p(k, s) =
             (stream.bit(static_cast<std::uint64_t>(s * rank + k)) ? -1 : 1) / std::sqrt(static_cast<double>(rank));
   } else {
-    const int nonzeros = Sketch::nonzeros;
-    std::vector<std::int32_t> bucket(
-        static_cast<std::size_t>(nonzeros * apollo::sparse_map_size(rank, removed, nonzeros)));
-    std::vector<std::uint32_t> sign(static_cast<std::size_t>(nonzeros * removed));
-    const auto d = apollo::draw_sparse(stream, rank, removed, nonzeros, bucket.data(), sign.data());
-    for (Index h = 0; h < nonzeros; ++h)
-      for (Index s = 0; s < removed; ++s)
-        p(d.bucket[h * d.map_size + s / d.lanes] + s % d.lanes, s) +=
-            (d.sign[h * removed + s] != 0 ? -1 : 1) / std::sqrt(static_cast<double>(nonzeros));
+    p = support::directions<Sketch>(stream, rank, removed);
   }
   return p;
 }

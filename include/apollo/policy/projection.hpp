@@ -132,7 +132,7 @@ struct SparseDirections {
 };
 
 /// Draws rows [first, first + count) of a dense random projection (values P(0..r-1, s)) that removes a side of length
-/// `removed`. P(k, s) is draw number s r + k.
+/// `removed`. Of Gaussian and Rademacher, P(k, s) is draw number s r + k.
 template <class T>
 inline void draw(Gaussian, const RandomStream& stream, Index rank, Index, Index first, Index count, T* rows) {
   const T spread = T(1) / static_cast<T>(__builtin_sqrt(static_cast<double>(rank)));
@@ -212,8 +212,8 @@ inline void draw(HadamardTransform, const RandomStream& stream, Index rank, Inde
 template <class T>
 inline void draw(CosineTransform, const RandomStream& stream, Index rank, Index removed, Index first, Index count,
                  T* rows) {
-  const auto circle =
-      4 * static_cast<std::uint64_t>(removed);  // cos(pi f (2 s + 1) / (2 S)) is a point of a circle of 4 S
+  // cos(pi f (2 s + 1) / (2 S)) is that of one of 4 S points on a circle.
+  const auto circle = 4 * static_cast<std::uint64_t>(removed);
   for (Index k = 0; k < rank; ++k) {
     const Frequency frequency(stream, k, rank, removed);
     const double norm = __builtin_sqrt((frequency.number == 0 ? 1.0 : 2.0) / static_cast<double>(removed));
