@@ -6,7 +6,6 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -15,29 +14,16 @@
 #include <apollo/apollo.hpp>
 
 #include "roofline/loops.hpp"
+#include "timing.hpp"
 
 namespace bench {
 
 using apollo::Index;
 using apollo::Shape;
-using Seconds = double;
 
 inline std::string name_of(const std::string& member, Shape shape, Index rank, int threads) {
   const std::string matrix = std::to_string(shape.rows) + "x" + std::to_string(shape.cols);
   return member + "/" + matrix + (rank > 0 ? "/r" + std::to_string(rank) : "") + "/float/t" + std::to_string(threads);
-}
-
-template <class Body>
-Seconds time_of(const Body& body) {
-  const auto start = std::chrono::steady_clock::now();
-  body();
-  return std::chrono::duration<Seconds>(std::chrono::steady_clock::now() - start).count();
-}
-
-inline double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 /// Largest minus smallest of the repetitions, as a part of the middle one.

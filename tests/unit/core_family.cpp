@@ -150,16 +150,22 @@ TEST_CASE("Fira: what is left of a gradient that lies in the basis is summed, no
   CHECK(std::fabs(report.update_norm - oracle.residual_norm) <= 0.02 * oracle.residual_norm);
 }
 
-TEST_CASE("Flora: momentum in a random projection, turned at each refresh") {
+namespace {
+
+/// A member of Flora's kind beside its oracle, on every side, P being drawn again from (seed, name, refresh).
+template <class Member, class Oracle>
+void agree_with_flora(OnRefresh how) {
   for (const Shape shape : shapes)
     for (const ProjType type : support::all_proj_types) {
       CAPTURE(shape.rows);
       CAPTURE(static_cast<int>(type));
-      support::FloraOracle oracle{.h = hyper(0.125),
-                                  .keeps_rows = support::removes_columns(shape.rows, shape.cols, type)};
-      apollo::FloraOptions options{.rank = 4, .update_proj_gap = gap, .proj_type = type, .seed = 21};
-      fill(options, oracle.h);
-      apollo::Flora<double> flora(shape, options, "w");
+      Oracle oracle{.h = hyper(0.125), .keeps_rows = support::removes_columns(shape.rows, shape.cols, type)};
+      typename Member::Options options;
+      options.rank = 4, options.update_proj_gap = gap, options.proj_type = type;
+      if (how != OnRefresh::rotate) options.on_refresh = how;  // the default turns
+      options.lr = oracle.h.lr, options.weight_decay = oracle.h.weight_decay, options.beta1 = oracle.h.beta1;
+      options.seed = 21;
+      Member flora(shape, options, "w");
       const Index removed = oracle.keeps_rows ? shape.cols : shape.rows;
       Matrix p;
       const auto prepare = [&](int t) {
@@ -167,12 +173,38 @@ TEST_CASE("Flora: momentum in a random projection, turned at each refresh") {
         const apollo::RandomStream stream{21, apollo::tensor_id("w"), apollo::Stream::projection,
                                           static_cast<std::uint64_t>((t - 1) / gap)};
         const Matrix next = support::directions<apollo::Gaussian>(stream, 4, removed);
-        if (t > 1) oracle.refresh(p, next);
+        if (t > 1 && how == OnRefresh::rotate) oracle.refresh(p, next);
+        if (t > 1 && how == OnRefresh::reset) oracle.m = Matrix(oracle.m.rows, oracle.m.cols);
         p = next;
       };
       agree(flora, shape, Layout::column_major, prepare,
             [&](Matrix& w, const Matrix& g, int) { oracle.step(w, g, p); });
     }
+}
+
+}  // namespace
+
+TEST_CASE("Flora: momentum in a random projection, turned at each refresh") {
+  for (const OnRefresh how : all_refreshes) agree_with_flora<apollo::Flora<double>, support::FloraOracle>(how);
+}
+
+TEST_CASE("factored Flora: Adafactor's means are of the whole gradient and outlive every refresh") {
+  for (const OnRefresh how : all_refreshes)
+    agree_with_flora<apollo::FloraFactored<double>, support::FloraFactoredOracle>(how);
+}
+
+TEST_CASE("factored Flora: a gradient that is not finite leaves its means alone") {
+  apollo::FloraFactored<> flora(Shape{9, 6}, {.rank = 2});
+  Tensor<float> w(Matrix(9, 6), Layout::row_major), g(gradient({9, 6}, 1), Layout::row_major);
+  REQUIRE(flora.step(w.view, g.view).stepped);
+  const auto before = support::state_of(flora).bytes;
+  g.view(4, 2) = std::nanf("");
+  CHECK(flora.step(w.view, g.view).reason == apollo::Skip::not_finite);
+  CHECK(bool(support::state_of(flora).bytes == before));
+  g.set(support::scaled(gradient({9, 6}, 1), 1e30));
+  flora.set_gradient_scale(1e30);  // only R overflows
+  CHECK(flora.step(w.view, g.view).reason == apollo::Skip::not_finite);
+  CHECK(bool(support::state_of(flora).bytes == before));
 }
 
 TEST_CASE("Adam-mini: blocks of rows or columns, in either layout") {
@@ -219,20 +251,29 @@ TEST_CASE("GaLore with Adafactor: clipping, decay first, refreshes") {
       }
 }
 
-TEST_CASE("Adafactor without a projection, and of a vector, whose moment nothing factors") {
+TEST_CASE("Adafactor without a projection, and of a vector, whose moment nothing factors; with and without a mean") {
   for (const Shape shape : {Shape{17, 9}, Shape{9, 17}, Shape{1, 11}, Shape{11, 1}}) {
     CAPTURE(shape.rows);
-    support::GaLoreAdafactorOracle oracle;
-    oracle.h = hyper(0.125), oracle.h.torch_order = true, oracle.keeps_rows = shape.rows >= shape.cols;
-    const Index side = oracle.keeps_rows ? shape.cols : shape.rows;
+    const bool keeps_rows = shape.rows >= shape.cols;
+    const Index side = keeps_rows ? shape.cols : shape.rows;
     Matrix identity(side, side);
     for (Index i = 0; i < side; ++i) identity(i, i) = 1;
-    apollo::StructuredOptions options{.eps = 1e-30, .order = apollo::Order::torch};
-    options.lr = oracle.h.lr, options.weight_decay = oracle.h.weight_decay;
+    const auto compare = [&](auto& optimizer, auto& oracle) {
+      agree(optimizer, shape, Layout::column_major, nothing,
+            [&](Matrix& w, const Matrix& g, int) { oracle.step(w, g, identity); });
+    };
+    Hyper h = hyper(0.125);
+    h.torch_order = true;
+    const apollo::StructuredOptions options{
+        .lr = h.lr, .eps = 1e-30, .weight_decay = h.weight_decay, .order = apollo::Order::torch};
     apollo::StructuredOptimizer<double, apollo::AdafactorMoments> adafactor(shape, options);
-    agree(adafactor, shape, Layout::column_major, nothing,
-          [&](Matrix& w, const Matrix& g, int) { oracle.step(w, g, identity); });
+    support::GaLoreAdafactorOracle oracle{.h = h, .keeps_rows = keeps_rows};
+    compare(adafactor, oracle);
     CHECK(adafactor.state_bytes() == 8 * (shape.rows + shape.cols));
+    apollo::StructuredOptimizer<double, apollo::FactoredMeanMoments<>> with_mean(shape, options);
+    support::FloraFactoredOracle mean_oracle{.h = h, .keeps_rows = keeps_rows};
+    compare(with_mean, mean_oracle);
+    CHECK(with_mean.state_bytes() == 8 * (shape.rows * shape.cols + shape.rows + shape.cols));
   }
 }
 
@@ -309,6 +350,7 @@ TEST_CASE("bytes follow from a shape alone") {
   static_assert(apollo::Fira<>::state_bytes(shape, {.rank = 8}) == 4 * (2 * 8 * 64 + 8 * 48));
   static_assert(apollo::ApolloSvd<>::state_bytes(shape, {.rank = 8}) == 4 * (2 * 8 * 64 + 8 * 48));
   static_assert(apollo::Flora<>::state_bytes(shape, {.rank = 8}) == 4 * 8 * 64);
+  static_assert(apollo::FloraFactored<>::state_bytes(shape, {.rank = 8}) == 4 * (8 * 64 + 64 + 48));
   static_assert(apollo::AdamMini<>::state_bytes(shape) == 4 * (64 * 48 + 64));
   static_assert(apollo::AdamMini<>::state_bytes(shape, {.block = 16}) == 4 * (64 * 48 + 4));
   static_assert(apollo::AdamMini<>::state_bytes(shape, {.block = 0}) == 4 * (64 * 48 + 1));
@@ -321,6 +363,7 @@ TEST_CASE("bytes follow from a shape alone") {
   };
   same(apollo::Fira<>(shape, {.rank = 8}));
   same(apollo::Flora<>(shape, {.rank = 8}));
+  same(apollo::FloraFactored<>(shape, {.rank = 8}));
   same(apollo::AdamMini<>(shape, {.block = 16}));
   same(apollo::AdamMini<apollo::BlockAdamMoments<apollo::bfloat16>>(shape));
   same(apollo::GaLoreAdafactor<>(shape, {.rank = 8}));

@@ -79,6 +79,11 @@ void compare(const Setting& s, Options options, int threads = 2) {
   const bool rounding = Plain::Policies::Granularity::residual && s.rank == plain.plan().removed;
   for (int t = 1; t <= s.steps; ++t) {
     g.set(gradient(s.rows, s.cols, s.rank, t));
+    if (t % 2 == 0) {  // in two micro-batches of a half each
+      g.set(support::scaled(g.get(), 0.5));
+      CHECK(fast.accumulate(g.view).accumulated == plain.accumulate(g.view).accumulated);
+      CHECK(fast.accumulation_bytes() == plain.accumulation_bytes());
+    }
     const auto expected = plain.step(plain_w.view, g.view);
     const auto report = fast.step(fast_w.view, g.view);
     REQUIRE(expected.stepped);

@@ -78,6 +78,18 @@ class Bytes final : public apollo::StateVisitor {
   }
 };
 
+/// How many bytes an optimizer's state has.
+class Sizes final : public apollo::StateVisitor {
+ public:
+  Index arrays = 0, numbers = 0;
+
+  void array(const apollo::StateArray& array) override {
+    arrays += array.view.rows * array.view.cols * array.element_bytes;
+  }
+  void integer(std::string_view, std::int64_t& value) override { numbers += static_cast<Index>(sizeof value); }
+  void real(std::string_view, float& value) override { numbers += static_cast<Index>(sizeof value); }
+};
+
 /// State of one tensor.
 template <class Backend>
 std::string state_of(const apollo::BasicOptimizer<Backend>& optimizer, std::string_view name) {
@@ -173,6 +185,8 @@ void for_each_dense(Visit&& visit, double eps = 1e-6) {
         ColumnNormalizedSgdOptions{.lr = 0.01, .channel_axis = ChannelAxis::cols});
   visit("Adafactor", Tag<StructuredOptimizer<StructuredOptions, AdafactorMoments, O...>>(),
         StructuredOptions{.lr = 0.01});
+  visit("Adafactor with a mean", Tag<StructuredOptimizer<StructuredOptions, FactoredMeanMoments<>, O...>>(),
+        StructuredOptions{.lr = 0.01, .decay_rate = 0.7});
   visit("structured by tensor", Tag<StructuredTensor<O...>>(), StructuredOptions{.lr = 0.01, .eps = eps});
 }
 
@@ -214,6 +228,10 @@ void for_each_projected(Index rank, Index gap, apollo::ProjType type, Visit&& vi
   visit("Fira, rotate", Tag<Fira<O...>>(), f);
   visit("Flora", Tag<Flora<O...>>(),
         FloraOptions{.lr = 0.01, .rank = rank, .update_proj_gap = gap, .proj_type = type, .weight_decay = 0.1});
+  FloraFactoredOptions k{.lr = 0.01, .rank = rank, .update_proj_gap = gap, .proj_type = type, .weight_decay = 0.1};
+  visit("FloraFactored", Tag<FloraFactored<O...>>(), k);
+  k.on_refresh = OnRefresh::reset;
+  visit("FloraFactored, bfloat16, reset", Tag<FloraFactored<FactoredMeanMoments<B>, O...>>(), k);
   GaLoreAdafactorOptions d{.lr = 0.01, .rank = rank, .update_proj_gap = gap, .proj_type = type};
   visit("GaLoreAdafactor, keep", Tag<GaLoreAdafactor<O...>>(), d);
   d.on_refresh = OnRefresh::rotate, d.weight_decay = 0.1;

@@ -219,11 +219,14 @@ inline void check_numbers(const std::vector<Item>& items, const std::vector<std:
 }  // namespace checkpoint
 
 /// Writes the state of every tensor to `path`. On return the file is complete and on the disk; on an error the old file, if
-/// there was one, is as it was. Errors: an open tick; anything the file system says.
+/// there was one, is as it was. Errors: an open tick; accumulated gradients; anything the file system says.
 template <class Backend>
 void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
   if (optimizer.tick_open())
     refuse_now("save() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
+  if (optimizer.accumulating())
+    refuse_now(
+        "save() while accumulated gradients wait for a step, which no checkpoint holds; step or discard them first");
   const std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
   std::vector<safetensors::Tensor> tensors;
   for (const auto& item : items) tensors.push_back(item.tensor);
@@ -247,6 +250,8 @@ template <class Backend>
 void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
   if (optimizer.tick_open())
     refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
+  if (optimizer.accumulating())
+    refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
   const InputFile file(path);
   std::string prefix(8, '\0');
   if (file.size() < prefix.size())

@@ -54,6 +54,11 @@ template <class... Overrides>
 using Flora =
     StructuredOptimizer<Overrides..., FloraOptions, RandomProjection<Gaussian>, ElementScaling, MeanMoments<>>;
 
+/// State: r L + L + S values. Source: arXiv:2402.03293 with arXiv:1804.04235.
+template <class... Overrides>
+using FloraFactored = StructuredOptimizer<Overrides..., FloraFactoredOptions, RandomProjection<Gaussian>,
+                                          ElementScaling, FactoredMeanMoments<>>;
+
 /// State: m n values and one a block. Source: arXiv:2406.16793, Algorithm 1.
 template <class... Overrides>
 using AdamMini =
@@ -111,6 +116,10 @@ struct MemberOf<FiraOptions> {
 template <>
 struct MemberOf<FloraOptions> {
   using type = Flora<>;
+};
+template <>
+struct MemberOf<FloraFactoredOptions> {
+  using type = FloraFactored<>;
 };
 template <>
 struct MemberOf<AdamMiniOptions> {

@@ -3,36 +3,15 @@
 #pragma once
 
 #include <memory>
-#include <span>
 #include <vector>
 
-#include <apollo/optimizer/json.hpp>
+#include <apollo/optimizer/group.hpp>
 #include <apollo/optimizer/named.hpp>
-#include <apollo/optimizer/parameter.hpp>
+#include <apollo/optimizer/registry.hpp>
 #include <apollo/optimizer/schedule.hpp>
 #include <apollo/tensor/tensor_view.hpp>
 
 namespace apollo {
-
-/// In place of a gradient: there is none for this tensor until the next rebind. It is skipped and reported.
-struct NoGradient {};
-inline constexpr NoGradient no_gradient{};
-
-/// What add_group returns. The policies are part of its type, so that add() knows what to instantiate.
-template <class Policies>
-struct Group {
-  std::size_t index = 0;
-};
-
-/// What a tick did. `tensors` lists every tensor in order of registration and stays valid until the next step or add().
-struct StepReport {
-  std::int64_t tick = 0;
-  Index stepped = 0;
-  Index skipped = 0;
-  double global_norm = not_measured;  ///< of all finite gradients as scaled, before clipping; measured when clipping
-  double clip_factor = 1;
-  std::span<const TensorReport> tensors;
-};
 
 /// Holds state, not tensors: weights and gradients are views, which must stay valid until rebound.
 ///
@@ -97,7 +76,7 @@ class BasicOptimizer {
       Check{name}.fail("a gradient of " + text(static_cast<Index>(gradients.size())) + " matrices must have " +
                        text(static_cast<Index>(weights.size())));
     if (how != Unfold::batch) return add(group, name, weights[0], gradients[0]);
-    const std::size_t before = parameters_.size();
+    const std::size_t before = registry_.size();
     for (std::size_t e = 0; e < weights.size(); ++e) {
       const std::string part = std::string(name) + "[" + std::to_string(e) + "]";
 #if defined(__cpp_exceptions)
@@ -165,15 +144,56 @@ class BasicOptimizer {
     if (open_) refuse_now("step() while tick " + text(tick_) + " is open layer by layer; call end_tick() first");
     check_groups();
     StepReport report;
-    double factor = gradient_scale_;
     if (clip_ > 0) {
-      report.global_norm = gradient_scale_ * __builtin_sqrt(squared_norm());
+      for (const auto& parameter : registry_.all())
+        if (parameter->pending()) check_clipping(*parameter);
+      report.global_norm = __builtin_sqrt(squared_norm());
       if (report.global_norm > clip_) report.clip_factor = clip_ / (report.global_norm + 1e-6);
-      factor *= report.clip_factor;
     }
     ++tick_;
-    for (std::size_t i = 0; i < parameters_.size(); ++i) reports_[i] = step_one(*parameters_[i], workspace_, factor);
+    for (std::size_t i = 0; i < registry_.size(); ++i)
+      reports_[i] = step_one(registry_[i], workspace_, report.clip_factor);
     return summarise(report);
+  }
+
+  /// Adds every gradient, as bound now, to what the next step takes beside its own: k - 1 times accumulate() and one step()
+  /// are one step of the sum, times the gradient scale of each time. Where a step takes nothing but R (GaLore, Flora) the sum
+  /// is kept as kept x rank numbers, but whole for a step that computes a basis; else it is as large as the gradient.
+  /// A gradient that is not finite makes its tensor skip the whole batch. Memory comes with the first micro-batch.
+  /// Errors, before anything is changed: a tick is open; clipping by global norm, where a sum would not be whole.
+  AccumulationReport accumulate() {
+    if (open_) refuse_now("accumulate() while tick " + text(tick_) + " is open layer by layer; use accumulate(name)");
+    for (const auto& parameter : registry_.all()) check_clipping(*parameter);
+    AccumulationReport report;
+    for (std::size_t i = 0; i < registry_.size(); ++i) {
+      reports_[i] = accumulate_one(registry_[i], workspace_);
+      ++(reports_[i].accumulated == Accumulated::none    ? report.skipped
+         : reports_[i].accumulated == Accumulated::whole ? report.whole
+                                                         : report.projected);
+    }
+    report.tensors = reports_;
+    return report;
+  }
+  /// The same for one tensor, from inside the backward pass for example. Opens no tick. Errors also: an unknown name; a tensor
+  /// that was stepped in the open tick.
+  TensorReport accumulate(std::string_view name) { return accumulate(name, workspace_); }
+  TensorReport accumulate(std::string_view name, Workspace<Backend>& workspace) {
+    Parameter<Backend>& parameter = find(name);
+    if (open_ && parameter.tick == tick_)
+      refuse_now("tensor " + quote(name) + ": accumulate() after its step in tick " + text(tick_) +
+                 "; call end_tick() first");
+    check_clipping(parameter);
+    return accumulate_one(parameter, workspace);
+  }
+  /// Forgets what was accumulated since the last step.
+  void discard_accumulated() {
+    for (const auto& parameter : registry_.all()) parameter->discard_accumulated();
+  }
+  /// Whether gradients wait for a step.
+  bool accumulating() const {
+    for (const auto& parameter : registry_.all())
+      if (parameter->pending()) return true;
+    return false;
   }
 
   /// Opens a tick for layer-wise steps; step(name) does so by itself. Call it before concurrent ones.
@@ -182,9 +202,9 @@ class BasicOptimizer {
     check_layer_wise();
     ++tick_;
     open_ = true;
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    for (std::size_t i = 0; i < registry_.size(); ++i) {
       reports_[i] = TensorReport{};
-      reports_[i].name = parameters_[i]->name();
+      reports_[i].name = registry_[i].name();
       reports_[i].reason = Skip::not_reached;
     }
   }
@@ -194,17 +214,17 @@ class BasicOptimizer {
   TensorReport step(std::string_view name) { return step(name, workspace_); }
 
   TensorReport step(std::string_view name, Workspace<Backend>& workspace) {
-    const std::size_t index = index_of(name);
+    const std::size_t index = registry_.index_of(name);
     check_turn(index);
     if (!open_) begin_tick();
-    return reports_[index] = step_one(*parameters_[index], workspace, gradient_scale_);
+    return reports_[index] = step_one(registry_[index], workspace);
   }
 
   /// Rebinds and steps.
   template <class Weight, class Gradient>
     requires(!std::is_same_v<std::remove_cvref_t<Gradient>, Workspace<BackendType>>)
   TensorReport step(std::string_view name, Weight&& weight, const Gradient& gradient) {
-    check_turn(index_of(name));
+    check_turn(registry_.index_of(name));
     rebind(name, weight, gradient);
     return step(name);
   }
@@ -214,15 +234,15 @@ class BasicOptimizer {
     if (!open_) refuse_now("end_tick() without a tick that step(name) or begin_tick() opened");
     std::string missing;
     Index count = 0;
-    for (const auto& parameter : parameters_)
-      if (parameter->tick != tick_ && parameter->has_gradient() && ++count <= 5)
+    for (const auto& parameter : registry_.all())
+      if (parameter->tick != tick_ && parameter->wants_step() && ++count <= 5)
         missing += (count > 1 ? ", " : "") + quote(parameter->name());
     if (count > 0)
-      refuse_now("end_tick(): " + text(count) + " of " + text(static_cast<Index>(parameters_.size())) +
+      refuse_now("end_tick(): " + text(count) + " of " + text(static_cast<Index>(registry_.size())) +
                  " tensors were not stepped in tick " + text(tick_) + ": " + missing + (count > 5 ? ", ..." : "") +
                  "; step them, or rebind them with no_gradient");
-    for (std::size_t i = 0; i < parameters_.size(); ++i)
-      if (parameters_[i]->tick != tick_) reports_[i] = step_one(*parameters_[i], workspace_, gradient_scale_);
+    for (std::size_t i = 0; i < registry_.size(); ++i)
+      if (registry_[i].tick != tick_) reports_[i] = step_one(registry_[i], workspace_);
     open_ = false;
     return summarise({});
   }
@@ -231,35 +251,44 @@ class BasicOptimizer {
 
   std::int64_t tick() const { return tick_; }
   bool tick_open() const { return open_; }
+
+  /// Bytes of the model's state: moments and stored bases, and beside them the records. A name or a group asks for a part.
   Index state_bytes() const { return sum(&Parameter<Backend>::state_bytes); }
+  Index state_bytes(std::string_view name) const { return find(name).state_bytes(); }
+  template <class Policies>
+  Index state_bytes(Group<Policies> group) const {
+    return sum(&Parameter<Backend>::state_bytes, group.index);
+  }
   Index record_bytes() const { return sum(&Parameter<Backend>::record_bytes); }
+  Index record_bytes(std::string_view name) const { return find(name).record_bytes(); }
+  template <class Policies>
+  Index record_bytes(Group<Policies> group) const {
+    return sum(&Parameter<Backend>::record_bytes, group.index);
+  }
+  /// Bytes of accumulated gradients, as long as they are kept.
+  Index accumulation_bytes() const { return sum(&Parameter<Backend>::accumulation_bytes); }
+  Index accumulation_bytes(std::string_view name) const { return find(name).accumulation_bytes(); }
+  /// Bytes of the workspace that all tensors share; of one that this tensor or group would need for itself.
   Index workspace_bytes() const { return workspace_.bytes(); }
-  Index state_bytes(std::string_view name) const { return parameters_[index_of(name)]->state_bytes(); }
-  std::int64_t steps(std::string_view name) const { return parameters_[index_of(name)]->steps(); }
+  Index workspace_bytes(std::string_view name) const { return find(name).workspace_bytes(backend_); }
+  template <class Policies>
+  Index workspace_bytes(Group<Policies> group) const {
+    check_group(group.index);
+    return make_workspace(group.index).bytes();
+  }
+  std::int64_t steps(std::string_view name) const { return find(name).steps(); }
 
   /// A workspace large enough for every tensor registered so far.
-  Workspace<Backend> make_workspace() const {
-    Workspace<Backend> workspace;
-    for (const auto& parameter : parameters_) parameter->reserve(backend_, workspace);
-    return workspace;
-  }
+  Workspace<Backend> make_workspace() const { return make_workspace(all_groups); }
 
   /// For checkpoints: the tensors in order of registration, and the clock.
-  const std::vector<std::unique_ptr<Parameter<Backend>>>& parameters() const { return parameters_; }
+  const typename Registry<Backend>::List& parameters() const { return registry_.all(); }
   void restore_tick(std::int64_t tick) {
     tick_ = tick;
-    for (const auto& parameter : parameters_) parameter->tick = tick;
+    for (const auto& parameter : registry_.all()) parameter->tick = tick;
   }
 
  private:
-  struct GroupState {
-    Settings settings;
-    double lr = 0;
-    bool projects = false;
-    Index matrices = 0;
-    Index vectors = 0;
-  };
-
   template <class Policies, class W, class G>
   void add_view(Group<Policies> group, std::string_view name, TensorId id, const MatrixView<W>& w,
                 const MatrixView<const G>& g, bool with_gradient) {
@@ -276,7 +305,7 @@ class BasicOptimizer {
     Settings settings = state.settings;
     std::unique_ptr<Parameter<Backend>> parameter;
     const AnyView weight = AnyView::of(w);
-    check_identity(name, id);
+    registry_.check_identity(name, id);
     if (state.projects && vector_shaped) {
       settings.scale = 1;
       parameter.reset(new TypedParameter<Dense, T, Backend, W, G>(name, group.index, id, settings, weight));
@@ -287,8 +316,7 @@ class BasicOptimizer {
     parameter->tick = tick_;
     parameter->reserve(backend_, workspace_);
     ++(vector_shaped ? state.vectors : state.matrices);
-    insert_name(parameters_.size(), parameter->name());
-    parameters_.push_back(std::move(parameter));
+    registry_.add(std::move(parameter));
     reports_.emplace_back();
   }
 
@@ -298,68 +326,22 @@ class BasicOptimizer {
                          text(static_cast<Index>(groups_.size())) + " belongs to another optimizer");
   }
 
-  void check_identity(std::string_view name, TensorId id) const {
-    if (name.empty()) refuse("a tensor's name is empty; it is its identity");
-    for (std::size_t at = 0; at < name.size();) {
-      const std::size_t length = json::utf8_length(name.substr(at));
-      if (length == 0)
-        refuse("the name of a tensor is not UTF-8 at byte " + text(static_cast<Index>(at)) +
-               ", so no checkpoint could hold it");
-      at += length;
-    }
-    for (const auto& other : parameters_) {
-      if (other->name() == name) refuse("two tensors are named " + quote(name) + "; a name is an identity");
-      if (other->id() == id)
-        refuse("tensors " + quote(other->name()) + " and " + quote(name) + " share the id " + std::to_string(id) +
-               ", by default a hash of the name; rename one or give it an id");
-    }
-  }
-
-  /// Names are kept sorted, so that step(name) costs a binary search.
-  std::size_t lower_bound(std::string_view name) const {
-    std::size_t first = 0, last = by_name_.size();
-    while (first < last) {
-      const std::size_t middle = first + (last - first) / 2;
-      if (parameters_[by_name_[middle]]->name() < name)
-        first = middle + 1;
-      else
-        last = middle;
-    }
-    return first;
-  }
-  void insert_name(std::size_t index, std::string_view name) {
-    by_name_.insert(by_name_.begin() + static_cast<std::ptrdiff_t>(lower_bound(name)), index);
-  }
-  std::size_t index_of(std::string_view name) const {
-    const std::size_t at = lower_bound(name);
-    if (at == by_name_.size() || parameters_[by_name_[at]]->name() != name)
-      refuse("no tensor is named " + quote(name) + " (" + text(static_cast<Index>(parameters_.size())) +
-             " are registered)");
-    return by_name_[at];
-  }
-  Parameter<Backend>& find(std::string_view name) { return *parameters_[index_of(name)]; }
+  Parameter<Backend>& find(std::string_view name) const { return registry_[registry_.index_of(name)]; }
 
   void remove_from(std::size_t first) {
-    for (std::size_t i = first; i < parameters_.size(); ++i) {
-      const Shape shape = parameters_[i]->shape();
-      GroupState& group = groups_[parameters_[i]->group];
+    for (std::size_t i = first; i < registry_.size(); ++i) {
+      const Shape shape = registry_[i].shape();
+      GroupState& group = groups_[registry_[i].group];
       --(shape.rows == 1 || shape.cols == 1 ? group.vectors : group.matrices);
     }
-    parameters_.resize(first);
+    registry_.truncate(first);
     reports_.resize(first);
-    by_name_.clear();
-    std::vector<std::unique_ptr<Parameter<Backend>>> all;
-    all.swap(parameters_);
-    for (auto& parameter : all) {
-      insert_name(parameters_.size(), parameter->name());
-      parameters_.push_back(std::move(parameter));
-    }
   }
 
   void check_groups() const {
     for (std::size_t g = 0; g < groups_.size(); ++g) {
       if (!groups_[g].projects || groups_[g].matrices > 0 || groups_[g].vectors == 0) continue;
-      for (const auto& parameter : parameters_)
+      for (const auto& parameter : registry_.all())
         if (parameter->group == g)
           refuse("group " + text(static_cast<Index>(g)) + " has a low-rank projection but holds vectors only (" +
                  text(groups_[g].vectors) + ", the first is " + quote(parameter->name()) +
@@ -377,30 +359,48 @@ class BasicOptimizer {
   /// Whether this tensor may be stepped now, layer-wise.
   void check_turn(std::size_t index) const {
     check_layer_wise();
-    if (open_ && parameters_[index]->tick == tick_)
-      refuse_now("tensor " + quote(parameters_[index]->name()) + ": a second step in tick " + text(tick_) +
+    if (open_ && registry_[index].tick == tick_)
+      refuse_now("tensor " + quote(registry_[index].name()) + ": a second step in tick " + text(tick_) +
                  "; call end_tick() first");
   }
 
   double squared_norm() {
     double sum = 0;
-    for (const auto& parameter : parameters_) {
-      if (!parameter->has_gradient()) continue;
-      const GradientSummary summary = parameter->inspect_gradient(backend_, workspace_);
+    for (const auto& parameter : registry_.all()) {
+      if (!parameter->wants_step()) continue;
+      const GradientSummary summary = parameter->inspect_gradient(backend_, workspace_, gradient_scale_);
       if (summary.finite) sum += summary.squared_norm;  // the others will be skipped
     }
     return sum;
   }
 
-  TensorReport step_one(Parameter<Backend>& parameter, Workspace<Backend>& workspace, double factor) {
+  TensorReport step_one(Parameter<Backend>& parameter, Workspace<Backend>& workspace, double clip = 1) {
     TensorReport report;
     parameter.tick = tick_;
-    if (parameter.has_gradient())
-      report = parameter.step(backend_, workspace, {groups_[parameter.group].lr * schedule_.factor(tick_), factor});
+    const StepInput input{groups_[parameter.group].lr * schedule_.factor(tick_), gradient_scale_};
+    if (parameter.wants_step())
+      report = parameter.step(backend_, workspace, input, clip);
     else
       report.reason = Skip::no_gradient;
     report.name = parameter.name();
     return report;
+  }
+
+  TensorReport accumulate_one(Parameter<Backend>& parameter, Workspace<Backend>& workspace) {
+    TensorReport report;
+    if (parameter.has_gradient())
+      report = parameter.accumulate(backend_, workspace, gradient_scale_);
+    else
+      report.reason = Skip::no_gradient;
+    report.name = parameter.name();
+    return report;
+  }
+
+  /// Norms of gradients cannot be had from sums of R.
+  void check_clipping(const Parameter<Backend>& parameter) const {
+    if (clip_ > 0 && !parameter.accumulates_whole())
+      refuse_now("tensor " + quote(parameter.name()) + " accumulates in its projected space, which has no norm for " +
+                 "clip_global_norm = " + text(clip_) + "; sum its gradients yourself, or clip_global_norm(0)");
   }
 
   StepReport summarise(StepReport report) const {
@@ -410,17 +410,26 @@ class BasicOptimizer {
     return report;
   }
 
-  Index sum(Index (Parameter<Backend>::*bytes)() const) const {
+  static constexpr std::size_t all_groups = ~std::size_t{0};
+
+  Index sum(Index (Parameter<Backend>::*bytes)() const, std::size_t group = all_groups) const {
+    if (group != all_groups) check_group(group);
     Index total = 0;
-    for (const auto& parameter : parameters_) total += ((*parameter).*bytes)();
+    for (const auto& parameter : registry_.all())
+      if (group == all_groups || parameter->group == group) total += ((*parameter).*bytes)();
     return total;
+  }
+  Workspace<Backend> make_workspace(std::size_t group) const {
+    Workspace<Backend> workspace;
+    for (const auto& parameter : registry_.all())
+      if (group == all_groups || parameter->group == group) parameter->reserve(backend_, workspace);
+    return workspace;
   }
 
   Backend backend_;
   Workspace<Backend> workspace_;
   std::vector<GroupState> groups_;
-  std::vector<std::unique_ptr<Parameter<Backend>>> parameters_;
-  std::vector<std::size_t> by_name_;
+  Registry<Backend> registry_;
   std::vector<TensorReport> reports_;
   Schedule schedule_;
   double gradient_scale_ = 1;

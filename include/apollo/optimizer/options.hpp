@@ -259,6 +259,31 @@ struct FloraOptions {
   }
 };
 
+/// Flora on Adafactor's second moment (arXiv:2402.03293; Adafactor: arXiv:1804.04235): the gradient is divided by the root of a
+/// factored mean of squares before it is projected.
+struct FloraFactoredOptions {
+  double lr = 1e-2;
+  Index rank = 128;
+  Index update_proj_gap = 1000;  ///< kappa
+  ProjType proj_type = ProjType::std;
+  OnRefresh on_refresh = OnRefresh::rotate;
+  double beta1 = 0.9;
+  double decay_rate = 0.8;
+  double eps = 1e-30;  ///< added to squares
+  double weight_decay = 0;
+  Order order = Order::huggingface;
+  bool check_finite = true;
+  std::uint64_t seed = 0;
+
+  constexpr Settings settings() const {
+    Settings s;
+    s.lr = lr, s.rank = rank, s.update_proj_gap = update_proj_gap, s.proj_type = proj_type, s.on_refresh = on_refresh;
+    s.beta1 = beta1, s.decay_rate = decay_rate, s.eps = eps, s.weight_decay = weight_decay, s.order = order;
+    s.check_finite = check_finite, s.seed = seed;
+    return s;
+  }
+};
+
 /// Adam-mini (arXiv:2406.16793): Adam with one second moment a block of channels. The blocks are stated, never guessed from a
 /// name: in torch's layout (out x in) `block` is 1 for values, attention outputs, MLPs, embeddings and heads, the head size
 /// for queries and keys, and 0 for anything else.
@@ -332,9 +357,9 @@ struct ColumnNormalizedSgdOptions {
 struct StructuredOptions {
   double lr = 1e-3;
   double momentum = 0.9;  ///< MomentumMoments
-  double beta1 = 0.9;     ///< AdamMoments, BlockAdamMoments, MeanMoments
+  double beta1 = 0.9;     ///< AdamMoments, BlockAdamMoments, MeanMoments, FactoredMeanMoments
   double beta2 = 0.999;   ///< AdamMoments, BlockAdamMoments
-  double eps = 1e-6;      ///< AdamMoments, BlockAdamMoments, AdafactorMoments
+  double eps = 1e-6;      ///< AdamMoments, BlockAdamMoments, AdafactorMoments, FactoredMeanMoments
   double weight_decay = 0;
   Order order = Order::huggingface;
   Decay decay = Decay::decoupled;  ///< coupled: IdentityProjection with ElementScaling
@@ -348,7 +373,7 @@ struct StructuredOptions {
   double limiter_gamma = 1.01;                     ///< NormGrowthLimiter
   double limiter_floor = 0.5;                      ///< NormGrowthLimiter
   Index block = 1;                                 ///< BlockAdamMoments
-  double decay_rate = 0.8;                         ///< AdafactorMoments
+  double decay_rate = 0.8;                         ///< AdafactorMoments, FactoredMeanMoments
   double clip_threshold = 1;                       ///< AdafactorMoments
   FiraResidual residual = FiraResidual::paper;     ///< ResidualScaling
   bool allow_rank_1 = false;                       ///< ChannelScaling

@@ -63,8 +63,15 @@ class Parameter {
   virtual Index record_bytes() const = 0;
   virtual std::string fingerprint() const = 0;
   virtual void reserve(const Backend& backend, Workspace<Backend>& workspace) const = 0;
-  virtual TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const StepInput& input) = 0;
-  virtual GradientSummary inspect_gradient(const Backend& backend, Workspace<Backend>& workspace) const = 0;
+  virtual Index workspace_bytes(const Backend& backend) const = 0;
+  virtual TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const StepInput& input,
+                            double clip) = 0;
+  virtual GradientSummary inspect_gradient(const Backend& backend, Workspace<Backend>& workspace, double factor) = 0;
+  virtual TensorReport accumulate(const Backend& backend, Workspace<Backend>& workspace, double factor) = 0;
+  virtual bool pending() const = 0;
+  virtual bool accumulates_whole() const = 0;
+  virtual Index accumulation_bytes() const = 0;
+  virtual void discard_accumulated() = 0;
   virtual void visit_state(StateVisitor& visitor) = 0;
 
   /// Refuses views that this parameter cannot step on; changes nothing.
@@ -77,6 +84,8 @@ class Parameter {
     has_gradient_ = with_gradient;
   }
   bool has_gradient() const { return has_gradient_; }
+  /// Whether this tick has something for it: a gradient now, or earlier ones.
+  bool wants_step() const { return has_gradient_ || pending(); }
 
   std::size_t group;
   std::int64_t tick = 0;  ///< of its last step or skip
@@ -108,14 +117,24 @@ class TypedParameter final : public Parameter<Backend> {
     core_.reserve(backend, workspace);
   }
 
-  TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const StepInput& input) override {
-    return core_.step(backend, workspace, this->weight_.template as<W>(), this->gradient_.template as<const G>(),
-                      input);
+  Index workspace_bytes(const Backend& backend) const override { return core_.workspace_bytes(backend); }
+
+  TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const StepInput& input,
+                    double clip) override {
+    return core_.step(backend, workspace, this->weight_.template as<W>(), gradient(), input, clip);
   }
 
-  GradientSummary inspect_gradient(const Backend& backend, Workspace<Backend>& workspace) const override {
-    return core_.inspect(backend, workspace, this->gradient_.template as<const G>());
+  GradientSummary inspect_gradient(const Backend& backend, Workspace<Backend>& workspace, double factor) override {
+    return core_.inspect(backend, workspace, gradient(), factor);
   }
+
+  TensorReport accumulate(const Backend& backend, Workspace<Backend>& workspace, double factor) override {
+    return core_.accumulate(backend, workspace, gradient(), factor);
+  }
+  bool pending() const override { return core_.pending(); }
+  bool accumulates_whole() const override { return core_.accumulates_whole(); }
+  Index accumulation_bytes() const override { return core_.accumulation_bytes(); }
+  void discard_accumulated() override { core_.discard_accumulated(); }
 
   void check(const AnyView& weight, const AnyView& gradient, bool with_gradient) const override {
     const Check check{this->name()};
@@ -139,6 +158,13 @@ class TypedParameter final : public Parameter<Backend> {
     void scalar(const char* field, std::int64_t& value) const { to.integer(field, value); }
     void scalar(const char* field, float& value) const { to.real(field, value); }
   };
+
+  /// Without memory if there is none this tick.
+  MatrixView<const G> gradient() const {
+    if (this->has_gradient_) return this->gradient_.template as<const G>();
+    const Shape shape = core_.plan().shape;
+    return row_major(static_cast<const G*>(nullptr), shape.rows, shape.cols);
+  }
 
   template <class V>
   void check_view(const Check& check, const char* what, const AnyView& view) const {

@@ -6,107 +6,11 @@
 #include <string_view>
 
 #include <apollo/optimizer/options.hpp>
-#include <apollo/step/pipeline.hpp>
+#include <apollo/optimizer/tensor_core.hpp>
 #include <apollo/step/reference.hpp>
 #include <apollo/tensor/traits.hpp>
 
 namespace apollo {
-
-/// State and steps of one tensor whose memory (workspace) and backend belong to somebody else.
-template <class PolicyList, class T, class BackendType>
-class TensorCore {
- public:
-  using Policies = PolicyList;
-  using Backend = BackendType;
-  using Projection = typename Policies::Projection;
-
-  TensorCore(Shape shape, const Settings& settings, std::string_view name, TensorId id, Order2D weight_order)
-      : setup_{make_plan<Policies>(shape, settings, name, weight_order), settings, id}, state_(setup_.plan) {}
-
-  const Plan& plan() const { return setup_.plan; }
-  const Settings& settings() const { return setup_.settings; }
-  TensorId id() const { return setup_.id; }
-  std::int64_t steps() const { return state_.record.steps; }
-  Index state_bytes() const { return apollo::state_bytes<Policies, T>(setup_.plan); }
-  Index record_bytes() const { return apollo::record_bytes<Policies>(setup_.settings); }
-
-  void reserve(const Backend& backend, Workspace<Backend>& workspace) const {
-    workspace.template reserve<Policies, T>(backend, setup_.plan, setup_.settings);
-  }
-
-  template <class W, class G>
-  TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<W>& w,
-                    const MatrixView<const G>& g, const StepInput& input) noexcept {
-    return Pipeline<Policies, T, Backend>::step(backend, workspace, setup_, state_, w, g, input);
-  }
-
-  /// Finiteness and norm of a gradient, for clipping by the norm of many.
-  template <class G>
-  GradientSummary inspect(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<const G>& g) const {
-    Carver carver(workspace.data());
-    const auto scratch =
-        Scratch<Policies, T>::carve(carver, plan(), settings(), backend.template scratch_bytes<T, Policies>(plan()));
-    const typename Backend::template Session<T, Policies> session(backend, plan(), scratch.backend, workspace.tools());
-    return session.inspect(plan(), plan().orient(g), nullptr);
-  }
-
-  template <class Visitor>
-  void visit_state(Visitor&& visitor) {
-    state_.visit(setup_.plan, setup_.settings, visitor);
-  }
-
-  /// Sets P (rank x removed, row k is direction k) and treats the moments as `on_refresh` says.
-  template <class P>
-  void set_projection(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<P>& p,
-                      std::string_view name) {
-    const Plan& plan = setup_.plan;
-    if (p.data == nullptr || p.rows != plan.rank || p.cols != plan.removed)
-      Check{name}.fail("a projection of shape " + text(p.shape()) + " must have data and be " +
-                       text(Shape{plan.rank, plan.removed}) + ", rank x removed side");
-    Carver carver(workspace.data());
-    const auto scratch =
-        Scratch<Policies, T>::carve(carver, plan, setup_.settings, backend.template scratch_bytes<T, Policies>(plan));
-    T* basis = state_.basis.data();
-    const bool replaces = state_.record.projection_set != 0;
-    if (replaces && settings().on_refresh == OnRefresh::rotate)
-      for (Index i = 0; i < plan.rank * plan.removed; ++i) scratch.old_directions[i] = basis[i];
-    for (Index s = 0; s < plan.removed; ++s)
-      for (Index k = 0; k < plan.rank; ++k) basis[s * plan.rank + k] = static_cast<T>(p(k, s));
-    state_.record.projection_set = 1;
-    if (!replaces) return;
-    using Steps = Pipeline<Policies, T, Backend>;
-    if (settings().on_refresh == OnRefresh::reset) Steps::reset_moments(state_);
-    if (settings().on_refresh == OnRefresh::rotate)
-      Steps::rotate_moments({backend, plan, scratch.backend, workspace.tools()}, setup_, state_, scratch, basis);
-  }
-
-  /// What a checkpoint must agree on for its numbers to mean the same here.
-  std::string fingerprint() const {
-    using Stored = stored_t<typename Policies::Moments, T>;
-    const Plan& plan = setup_.plan;
-    std::string print = std::string("projection=") + Projection::name + " granularity=" + Policies::Granularity::name +
-                        " moments=" + Policies::Moments::name + "(" + type_name<Stored> + ")" +
-                        " limiter=" + (Policies::Limiter::active ? "norm_growth" : "none") +
-                        " shape=" + text(plan.shape.rows) + "x" + text(plan.shape.cols);
-    if constexpr (Projection::projects) {
-      print += " kept=" + std::string(plan.transposed ? "cols" : "rows") + " rank=" + text(plan.rank);
-      if constexpr (!std::is_same_v<Projection, FixedProjection>)
-        print += " update_proj_gap=" + text(settings().update_proj_gap);
-    }
-    if (Policies::by_block)
-      print += " kept=" + std::string(plan.transposed ? "cols" : "rows") + " block=" + text(plan.block);
-    if constexpr (Projection::random) {
-      if constexpr (!Projection::Sketch::dense) print += " nonzeros=" + text(Index{Projection::Sketch::nonzeros});
-    }
-    if (Projection::random || std::is_same_v<Projection, SvdProjection> || std::is_same_v<Stored, bfloat16>)
-      print += " seed=" + std::to_string(settings().seed) + " id=" + std::to_string(setup_.id);
-    return print;
-  }
-
- private:
-  TensorSetup setup_;
-  State<Policies, T, Backend::template Buffer> state_;
-};
 
 /// The optimizer of one tensor, fully static: what a microbenchmark times and what a training loop of one's own embeds.
 ///
@@ -161,6 +65,27 @@ class TensorOptimizer {
     return report;
   }
 
+  /// Adds the gradient of a micro-batch to what the next step() takes beside its own: k - 1 times accumulate() and one step()
+  /// are one step of the sum (divide the loss, or set_gradient_scale, for a mean). Where a step takes nothing but R (GaLore,
+  /// Flora) the sum is kept as kept x rank numbers, but whole for a step that computes a basis; else it is as large as the
+  /// gradient. Allocates at the first micro-batch. A gradient that is not finite makes the step skip the whole batch.
+  template <class Gradient>
+  TensorReport accumulate(const Gradient& gradient) {
+    const auto g = constant_view_of(gradient);
+    TensorReport report;
+    if (g.shape() != core_.plan().shape)
+      report.reason = Skip::wrong_shape;
+    else if (g.data == nullptr)
+      report.reason = Skip::null_data;
+    else
+      report = core_.accumulate(backend_, workspace_, g, gradient_factor_);
+    report.name = name_;
+    return report;
+  }
+  void discard_accumulated() { core_.discard_accumulated(); }
+  /// Bytes that accumulated gradients take now; they are no part of the state.
+  Index accumulation_bytes() const { return core_.accumulation_bytes(); }
+
   void reserve(Workspace<Backend>& workspace) const { core_.reserve(backend_, workspace); }
 
   double lr() const { return lr_; }
@@ -182,9 +107,16 @@ class TensorOptimizer {
   Index record_bytes() const { return core_.record_bytes(); }
   /// Bytes of scratch memory, which all tensors of a model can share.
   Index workspace_bytes() const { return workspace_.bytes(); }
-  /// The same from a shape alone, without an optimizer; usable in constant expressions.
+  /// The same from a shape alone, without an optimizer; usable in constant expressions (workspaces of Reference only).
   static constexpr Index state_bytes(Shape shape, const Options& options = {}) {
     return apollo::state_bytes<Policies, T>(outline<Policies>(shape, options.settings()));
+  }
+  static constexpr Index record_bytes(const Options& options) {
+    return apollo::record_bytes<Policies>(options.settings());
+  }
+  static constexpr Index workspace_bytes(Shape shape, const Options& options = {}, const Backend& backend = Backend()) {
+    return apollo::workspace_bytes<Policies, T>(backend, outline<Policies>(shape, options.settings()),
+                                                options.settings());
   }
 
   /// visitor.array(name, MatrixView) for each array, visitor.scalar(name, value&) for each number.
@@ -242,7 +174,7 @@ Settings checked_settings(const Options& options, std::string_view name) {
     unread("momentum", o.momentum != defaults.momentum, Moments::first_decay(probe) == 0.25, "MomentumMoments");
     unread("beta1", o.beta1 != defaults.beta1, Moments::first_decay(probe) == 0.5, "AdamMoments");
     unread("beta2", o.beta2 != defaults.beta2, adam, "AdamMoments");
-    unread("eps", o.eps != defaults.eps, adam || P::factored, "AdamMoments");
+    unread("eps", o.eps != defaults.eps, adam || P::factored || P::factored_gradient, "AdamMoments");
     unread("decay", o.decay != defaults.decay, P::one_pass, "ElementScaling without a projection");
     unread("rank", o.rank != defaults.rank, projects, "a projection");
     unread("update_proj_gap", o.update_proj_gap != defaults.update_proj_gap,
@@ -254,7 +186,7 @@ Settings checked_settings(const Options& options, std::string_view name) {
     unread("channel_axis", o.channel_axis != defaults.channel_axis,
            !projects && (P::Granularity::per_channel || P::by_block), "ChannelScaling without a projection");
     unread("block", o.block != defaults.block, P::by_block, "BlockAdamMoments");
-    unread("decay_rate", o.decay_rate != defaults.decay_rate, P::factored, "AdafactorMoments");
+    unread("decay_rate", o.decay_rate != defaults.decay_rate, P::factored || P::factored_gradient, "AdafactorMoments");
     unread("clip_threshold", o.clip_threshold != defaults.clip_threshold, P::factored, "AdafactorMoments");
     unread("residual", o.residual != defaults.residual, P::Granularity::residual, "ResidualScaling");
     unread("limiter_gamma", o.limiter_gamma != defaults.limiter_gamma, P::Limiter::active, "NormGrowthLimiter");

@@ -31,8 +31,9 @@ struct MomentCoefficients {
 // lies in up to two `vectors` beside them, updated once a step from sums of squares:
 //   none        nothing is shared
 //   by_block    V is one value a block of channels (plan.block channels each); N = M times a factor of its block
-//   factored    V is the outer product of a vector a channel and one a direction; N = R times a factor of each
-enum class Shared : std::uint8_t { none, by_block, factored };
+//   factored    V is the outer product of a vector a channel and one a direction of R; N = R times a factor of each
+//   factored_gradient   the same of X, before anything is projected: R = D_L X (P D_S)^T
+enum class Shared : std::uint8_t { none, by_block, factored, factored_gradient };
 
 /// No memory: N = R. State: none. (`first_decay` is the hyper-parameter that decays the first buffer.)
 struct NoMoments {
@@ -116,6 +117,15 @@ struct AdafactorMoments {
   static constexpr double first_decay(const Settings&) {
     return 0;
   }
+};
+
+/// The mean of past gradients that Adafactor has divided by the root of its V: D_L X D_S with D_L = (row / mean(row))^-1/2 and
+/// D_S = col^-1/2, before it is projected; N = M <- beta1 M + (1 - beta1) R. State: one value an element of R, and
+/// kept + removed values. Source: Flora (arXiv:2402.03293) sec. 3 on Adafactor (arXiv:1804.04235) sec. 3 and 7.2.
+template <class StoredType = Native>
+struct FactoredMeanMoments : MeanMoments<StoredType> {
+  static constexpr Shared shared = Shared::factored_gradient;
+  static constexpr const char* name = "factored_mean";
 };
 
 /// Adam's first and second moment. State: two values an element.

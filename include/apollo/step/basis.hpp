@@ -12,6 +12,8 @@ namespace apollo {
 /// Scratch of a refresh.
 template <class T>
 struct BasisScratch {
+  static constexpr Index panel = 16;
+
   T* image = nullptr;         ///< kept x rank: X P^T
   T* candidate = nullptr;     ///< removed x rank: X^T X P^T, then its orthonormal columns
   T* vectors = nullptr;       ///< rank x removed: the same, one direction after the other
@@ -21,13 +23,13 @@ struct BasisScratch {
   double* eigenvalues = nullptr;
   T* rotation = nullptr;  ///< rank x rank
 
-  static Index gram_side(const Plan& plan, SvdMethod method) {
+  static constexpr Index gram_side(const Plan& plan, SvdMethod method) {
     const Index shorter = plan.removed < plan.kept ? plan.removed : plan.kept;
     return method == SvdMethod::exact ? shorter : plan.rank;
   }
 
   /// `image` is the memory of R, which the projection overwrites right afterwards.
-  static BasisScratch carve(Carver& carver, const Plan& plan, SvdMethod method, T* image) {
+  static constexpr BasisScratch carve(Carver& carver, const Plan& plan, SvdMethod method, T* image) {
     const Index n = gram_side(plan, method);
     BasisScratch scratch;
     scratch.image = image;
@@ -40,8 +42,6 @@ struct BasisScratch {
     scratch.rotation = carver.take<T>(plan.rank * plan.rank);
     return scratch;
   }
-
-  static constexpr Index panel = 16;
 };
 
 namespace basis {

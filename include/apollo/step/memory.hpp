@@ -46,16 +46,17 @@ class HostBuffer {
 /// Cuts arrays out of a block of memory; without a block it only counts, so that one function both sizes and carves.
 class Carver {
  public:
-  explicit Carver(std::byte* block = nullptr) : block_(block) {}
+  constexpr explicit Carver(std::byte* block = nullptr) : block_(block) {}
 
   template <class T>
-  T* take(Index count) {
+  constexpr T* take(Index count) {
     if (count <= 0) return nullptr;
-    std::byte* at = block_ == nullptr ? nullptr : block_ + used_;
+    const Index at = used_;
     used_ += (count * static_cast<Index>(sizeof(T)) + 63) / 64 * 64;
-    return reinterpret_cast<T*>(at);
+    if (block_ == nullptr) return nullptr;
+    return reinterpret_cast<T*>(block_ + at);
   }
-  Index used() const { return used_; }
+  constexpr Index used() const { return used_; }
 
  private:
   std::byte* block_;

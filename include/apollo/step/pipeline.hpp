@@ -3,7 +3,9 @@
 // the arithmetic that is not per element; it knows no optimizer by name.
 #pragma once
 
+#include <apollo/step/accumulation.hpp>
 #include <apollo/step/coefficients.hpp>
+#include <apollo/step/factored.hpp>
 #include <apollo/step/report.hpp>
 #include <apollo/step/workspace.hpp>
 
@@ -25,32 +27,66 @@ class Pipeline {
   using Weights = typename Policies::Weights;
   using Session = typename Backend::template Session<T, Policies>;
   using TensorState = State<Policies, T, Backend::template Buffer>;
+  using Sum = Accumulation<Policies, T, Backend::template Buffer>;
 
  public:
-  /// One step. W and G are of the planned shape, have memory and do not overlap: the callers have seen to it.
+  /// One step. W and G are of the planned shape, have memory and do not overlap: the callers have seen to it. `carried` is
+  /// a sum of R of earlier gradients, or null; beside it G may have no memory.
   /// Reads G once (one-pass optimizers without check_finite), twice, or at a singular-vector refresh once more per product.
   template <class W, class G>
   static TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const TensorSetup& setup,
                            TensorState& state, const MatrixView<W>& weight, const MatrixView<const G>& gradient,
-                           const StepInput& input) noexcept {
-    const Plan& plan = setup.plan;
-    Carver carver(workspace.data());
-    const auto scratch =
-        Scratch<Policies, T>::carve(carver, plan, setup.settings, backend.template scratch_bytes<T, Policies>(plan));
+                           const StepInput& input, const T* carried = nullptr) noexcept {
     TensorReport report;
-    if (carver.used() > workspace.capacity()) {
-      report.reason = Skip::no_workspace;
-      return report;
-    }
-    const Session session(backend, plan, scratch.backend, workspace.tools());
-    const auto w = plan.orient(weight);
-    const auto x = plan.orient(gradient);
-    if constexpr (Projection::projects)
-      projected(session, setup, state, scratch, w, x, input, report);
-    else
-      unprojected(session, setup, state, scratch, w, x, input, report);
-    if (report.stepped) ++state.record.steps;
+    in_session(backend, workspace, setup, report, [&](const Session& session, const Scratch<Policies, T>& scratch) {
+      const auto w = setup.plan.orient(weight);
+      const auto x = setup.plan.orient(gradient);
+      if constexpr (Projection::projects)
+        projected(session, setup, state, scratch, w, x, carried, input, report);
+      else
+        unprojected(session, setup, state, scratch, w, x, input, report);
+      if (report.stepped) ++state.record.steps;
+    });
     return report;
+  }
+
+  /// Adds factor G to the sum that the next step will take. What is not finite stays in the sum, so that the step is skipped
+  /// as it would be with one large batch. Allocates if nothing is pending.
+  template <class G>
+  static TensorReport accumulate(const Backend& backend, Workspace<Backend>& workspace, const TensorSetup& setup,
+                                 TensorState& state, Sum& sum, const MatrixView<const G>& gradient, double factor) {
+    const Plan& plan = setup.plan;
+    TensorReport report;
+    if (!has_projection(state, report)) return report;
+    in_session(backend, workspace, setup, report, [&](const Session& session, const Scratch<Policies, T>& scratch) {
+      const auto x = plan.orient(gradient);
+      const std::int64_t gap = setup.settings.update_proj_gap;
+      const bool refreshes = std::is_same_v<Projection, SvdProjection> && state.record.steps % gap == 0;
+      sum.begin(plan, Sum::must_be_whole(refreshes), memory_order(x));
+      report.accumulated = sum.whole() ? Accumulated::whole : Accumulated::projected;
+      GradientSummary summary;
+      if (sum.whole()) {
+        summary = session.add(plan, x, static_cast<T>(factor), sum.view(plan));
+      } else if constexpr (Policies::takes_projection_only) {
+        const auto p = directions(session, setup, state, scratch, state.record.steps / gap);
+        session.project(plan, x, p, static_cast<T>(factor), scratch.r, scratch.x_norms);
+        summary = session.add(plan, projection(plan, scratch), T(1), sum.view(plan));
+      }
+      if (!summary.finite) report.reason = Skip::not_finite;
+    });
+    return report;
+  }
+
+  /// Norm and finiteness of a gradient alone.
+  template <class G>
+  static GradientSummary inspect(const Backend& backend, Workspace<Backend>& workspace, const TensorSetup& setup,
+                                 const MatrixView<const G>& gradient) {
+    GradientSummary summary;
+    TensorReport report;
+    in_session(backend, workspace, setup, report, [&](const Session& session, const Scratch<Policies, T>&) {
+      summary = session.inspect(setup.plan, setup.plan.orient(gradient), nullptr);
+    });
+    return summary;
   }
 
  private:
@@ -76,10 +112,12 @@ class Pipeline {
     if constexpr (Policies::by_block) {
       block_steps(setup, state, scratch, c, input);
       session.template update<Moments, Weights>(plan, w, x, state.moments(), c, scratch.channel_step);
-    } else if constexpr (Policies::factored) {
+    } else if constexpr (Policies::factored || Policies::factored_gradient) {
       session.gather(plan, x, c.gradient_factor, scratch.r);
-      const auto step = static_cast<T>(c.step / factored_update(session, setup, state, scratch));
-      for (Index j = 0; j < plan.kept; ++j) scratch.channel_step[j] = step;
+      const double divisor = factored_update(session, setup, state, scratch);
+      if constexpr (Moments::buffers > 0)
+        session.template moments<Moments>(plan, scratch.r, scratch.r, state.moments(), c, nullptr, nullptr);
+      for (Index j = 0; j < plan.kept; ++j) scratch.channel_step[j] = static_cast<T>(c.step / divisor);
       const MatrixView<const T> n = row_major(static_cast<const T*>(scratch.r), plan.kept, plan.removed);
       session.template apply<Weights>(plan, w, n, scratch.channel_step, c);
     } else if constexpr (Granularity::elementwise) {
@@ -98,20 +136,60 @@ class Pipeline {
     }
   }
 
+  /// Calls body(session, scratch), if the workspace is large enough.
+  template <class Body>
+  static void in_session(const Backend& backend, Workspace<Backend>& workspace, const TensorSetup& setup,
+                         TensorReport& report, Body&& body) {
+    Carver carver(workspace.data());
+    const auto scratch = Scratch<Policies, T>::carve(carver, setup.plan, setup.settings,
+                                                     backend.template scratch_bytes<T, Policies>(setup.plan));
+    if (carver.used() > workspace.capacity())
+      report.reason = Skip::no_workspace;
+    else
+      body(Session(backend, setup.plan, scratch.backend, workspace.tools()), scratch);
+  }
+
+  /// Whether there is something to project on.
+  static bool has_projection(const TensorState& state, TensorReport& report) {
+    const bool missing = std::is_same_v<Projection, FixedProjection> && state.record.projection_set == 0;
+    if (missing) report.reason = Skip::no_projection;
+    return !missing;
+  }
+
+  static MatrixView<const T> projection(const Plan& plan, const Scratch<Policies, T>& scratch) {
+    return row_major(static_cast<const T*>(scratch.r), plan.kept, plan.rank);
+  }
+
+  /// R of x, which may have no memory, and of what was carried.
+  template <class G, class Directions>
+  static bool project(const Session& session, const TensorSetup& setup, const Scratch<Policies, T>& scratch,
+                      const MatrixView<const G>& x, const Directions& p, const T* carried, const StepInput& input,
+                      TensorReport& report) {
+    const Plan& plan = setup.plan;
+    const auto factor = static_cast<T>(input.gradient_factor);
+    if (carried == nullptr)
+      return accept(setup, session.project(plan, x, p, factor, scratch.r, scratch.x_norms), input, report);
+    const auto r = row_major(scratch.r, plan.kept, plan.rank);
+    if (x.data != nullptr)
+      session.project(plan, x, p, factor, scratch.r, scratch.x_norms);
+    else
+      for (Index i = 0; i < r.size(); ++i) scratch.r[i] = 0;
+    const bool accepted =
+        accept(setup, session.add(plan, row_major(carried, plan.kept, plan.rank), T(1), r), input, report);
+    report.gradient_norm = not_measured;  // that of R is another
+    return accepted;
+  }
+
   template <class W, class G>
   static void projected(const Session& session, const TensorSetup& setup, TensorState& state,
                         const Scratch<Policies, T>& scratch, const MatrixView<W>& w, const MatrixView<const G>& x,
-                        const StepInput& input, TensorReport& report) {
+                        const T* carried, const StepInput& input, TensorReport& report) {
     const Plan& plan = setup.plan;
     const Settings& settings = setup.settings;
     const std::int64_t index = state.record.steps / settings.update_proj_gap;  // (t - 1) / T
     const bool due = state.record.steps % settings.update_proj_gap == 0;
     const bool first = state.record.steps == 0;
-    if constexpr (std::is_same_v<Projection, FixedProjection>)
-      if (state.record.projection_set == 0) {
-        report.reason = Skip::no_projection;
-        return;
-      }
+    if (!has_projection(state, report)) return;
     if constexpr (std::is_same_v<Projection, SvdProjection>)
       if (due) {  // a basis of a bad gradient must not replace a good one, so this step looks before it computes
         GradientSummary summary = session.inspect(plan, x, nullptr);
@@ -121,8 +199,11 @@ class Pipeline {
         refresh_basis(session, setup, state, scratch, x, first, index);
       }
     const auto p = directions(session, setup, state, scratch, index);
-    const auto factor = static_cast<T>(input.gradient_factor);
-    if (!accept(setup, session.project(plan, x, p, factor, scratch.r, scratch.x_norms), input, report)) return;
+    if constexpr (Policies::factored_gradient) {
+      if (!project_scaled(session, setup, state, scratch, x, p, input, report)) return;
+    } else {
+      if (!project(session, setup, scratch, x, p, carried, input, report)) return;
+    }
     if constexpr (!std::is_same_v<Projection, FixedProjection>) {
       report.refreshed = due;
       if (due && !first) carry_moments(session, setup, state, scratch, index);
@@ -220,8 +301,9 @@ class Pipeline {
   static void reset_moments(TensorState& state) {
     for (int b = 0; b < Moments::buffers; ++b)
       std::memset(static_cast<void*>(state.moment[b].data()), 0, static_cast<std::size_t>(state.moment[b].bytes()));
-    for (auto& shared : state.shared)
-      for (Index i = 0; i < shared.size(); ++i) shared.data()[i] = 0;
+    if (!Policies::factored_gradient)  // which is of X, whatever its projection
+      for (auto& shared : state.shared)
+        for (Index i = 0; i < shared.size(); ++i) shared.data()[i] = 0;
     state.record.restart = state.record.steps;
   }
 
@@ -234,29 +316,12 @@ class Pipeline {
                                       {setup.settings.seed, setup.id, Stream::round_second, t}};
     basis::rotate<Policies, T>(session, setup.plan, current, scratch.old_directions, scratch.rotation, scratch.row,
                                state.moments(), rounding);
-    if constexpr (Policies::factored) {  // its columns are squares, and turn as V does
-      const Index rank = setup.plan.rank;
-      T* columns = state.shared[1].data();
-      for (Index k = 0; k < rank; ++k) {
-        scratch.row[k] = 0;
-        for (Index i = 0; i < rank; ++i) {
-          const T weight = scratch.rotation[k * rank + i];
-          scratch.row[k] += weight * weight * columns[i];
-        }
-      }
-      for (Index k = 0; k < rank; ++k) columns[k] = scratch.row[k];
-    }
+    if constexpr (Policies::factored) factored::rotate(setup.plan.rank, state, scratch);
   }
 
  private:
   /// Whether the step's length multiplies the first moment, which is N, and not the gradient.
   static constexpr bool scales_momentum = Granularity::of_update && Moments::buffers == 1;
-
-  /// A mean of squares as it is kept. Infinity would never be forgotten.
-  static T stored_square(double value) {
-    constexpr double largest = 3.4e38;
-    return static_cast<T>(sizeof(T) == 4 && value > largest ? largest : value);
-  }
 
   /// V of every block, and from it one step length a channel.
   static void block_steps(const TensorSetup& setup, TensorState& state, const Scratch<Policies, T>& scratch,
@@ -268,36 +333,45 @@ class Pipeline {
       double sum = 0;
       for (Index j = b * plan.block; j < (b + 1) * plan.block; ++j) sum += scratch.x_norms[j];
       T& v = state.shared[0].data()[b];
-      v = stored_square(beta2 * static_cast<double>(v) + (1 - beta2) * share * sum);
+      v = square::stored<T>(beta2 * static_cast<double>(v) + (1 - beta2) * share * sum);
       const double root = static_cast<double>(c.moments.second_factor) * __builtin_sqrt(static_cast<double>(v));
       const double step = c.step * static_cast<double>(c.moments.first_factor) / (root + setup.settings.eps);
       for (Index j = b * plan.block; j < (b + 1) * plan.block; ++j) scratch.channel_step[j] = static_cast<T>(step);
     }
   }
 
+  /// R = D_L X (P D_S)^T. V's factors are written once all of it is known to be finite; false where it is not.
+  template <class G>
+  static bool project_scaled(const Session& session, const TensorSetup& setup, TensorState& state,
+                             const Scratch<Policies, T>& scratch, const MatrixView<const G>& x,
+                             const DenseDirections<T>& p, const StepInput& input, TensorReport& report) {
+    const Plan& plan = setup.plan;
+    const GradientSummary given = session.inspect(plan, x, scratch.r_norms);
+    if (!accept(setup, given, input, report)) return false;
+    report.stepped = false;
+    session.sum_squares(plan, x, nullptr, scratch.column_sums);
+    factored::update(setup.settings, state, scratch, input.gradient_factor * input.gradient_factor);
+    session.scale_directions(plan, p, scratch.column_factor, scratch.scaled_directions);
+    const DenseDirections<T> scaled{scratch.scaled_directions, plan.rank, plan.removed};
+    GradientSummary summary =
+        session.project(plan, x, scaled, static_cast<T>(input.gradient_factor), scratch.r, nullptr);
+    summary.squared_norm = given.squared_norm;
+    if (!accept(setup, summary, input, report)) return false;
+    for (Index k = 0; k < plan.rank; ++k) scratch.column_factor[k] = 1;
+    session.multiply_outer(plan, scratch.r, scratch.channel_step, scratch.column_factor);
+    factored::store(state, scratch);
+    return true;
+  }
+
   /// Both factors of V, then N over R. Returns what N has to be divided by to be no longer than allowed.
   static double factored_update(const Session& session, const TensorSetup& setup, TensorState& state,
                                 const Scratch<Policies, T>& scratch) {
     const Plan& plan = setup.plan;
-    const auto clock = static_cast<double>(state.record.steps + 1 - state.record.restart);
-    const double decay = 1 - __builtin_pow(clock, -setup.settings.decay_rate);
-    session.sum_squares(plan, scratch.r, scratch.r_norms, scratch.column_sums);
-    T* rows = state.shared[0].data();
-    T* columns = state.shared[1].data();
-    const auto remember = [&](T& mean, double sum, Index count) {
-      mean = stored_square(decay * static_cast<double>(mean) +
-                           (1 - decay) * (sum / static_cast<double>(count) + setup.settings.eps));
-    };
-    double total = 0;
-    for (Index j = 0; j < plan.kept; ++j)
-      remember(rows[j], scratch.r_norms[j], plan.rank), total += static_cast<double>(rows[j]);
-    for (Index k = 0; k < plan.rank; ++k) remember(columns[k], scratch.column_sums[k], plan.kept);
-    const double mean = total / static_cast<double>(plan.kept);
-    for (Index j = 0; j < plan.kept; ++j)
-      scratch.channel_step[j] = static_cast<T>(__builtin_sqrt(mean / static_cast<double>(rows[j])));
-    for (Index k = 0; k < plan.rank; ++k)
-      scratch.column_factor[k] = static_cast<T>(1 / __builtin_sqrt(static_cast<double>(columns[k])));
+    session.sum_squares(plan, projection(plan, scratch), scratch.r_norms, scratch.column_sums);
+    factored::update(setup.settings, state, scratch, 1);
+    factored::store(state, scratch);
     const double squared = session.multiply_outer(plan, scratch.r, scratch.channel_step, scratch.column_factor);
+    if (Policies::factored_gradient) return 1;  // its mean is not clipped
     const double rms = __builtin_sqrt(squared / static_cast<double>(plan.kept * plan.rank));
     const double excess = rms / setup.settings.clip_threshold;
     return excess > 1 ? excess : 1;

@@ -23,9 +23,15 @@ struct PolicySet {
 
   static constexpr bool by_block = Moments::shared == Shared::by_block;
   static constexpr bool factored = Moments::shared == Shared::factored;
+  static constexpr bool factored_gradient = Moments::shared == Shared::factored_gradient;
 
   /// Nothing projected and every element its own step: moments and apply are one pass.
-  static constexpr bool one_pass = !Projection::projects && Granularity::elementwise && !by_block && !factored;
+  static constexpr bool one_pass =
+      !Projection::projects && Granularity::elementwise && !by_block && !factored && !factored_gradient;
+
+  /// Whether R is all that a step takes of the gradient: then a sum of gradients can be kept as a sum of R.
+  static constexpr bool takes_projection_only =
+      Projection::projects && Granularity::elementwise && !Granularity::residual && !factored_gradient;
 
   static_assert(!Granularity::residual || (Projection::stores_basis && Moments::buffers == 2),
                 "apollo: ResidualScaling needs an orthonormal projection, singular or fixed, and AdamMoments; see "
@@ -38,6 +44,10 @@ struct PolicySet {
                 "apollo: BlockAdamMoments need ElementScaling and no projection; see docs/compose.md.");
   static_assert(!factored || (Granularity::elementwise && !Granularity::residual),
                 "apollo: AdafactorMoments need ElementScaling; see docs/compose.md.");
+  static_assert(!factored_gradient || (Granularity::elementwise && !Granularity::residual &&
+                                       (!Projection::projects || draws_matrix<Projection>)),
+                "apollo: FactoredMeanMoments need ElementScaling, and no projection or a random one that is drawn as a "
+                "matrix (no sparse signs); see docs/compose.md.");
 };
 
 /// X = G, or G^T where `transposed`, is kept x removed; P is rank x removed. Without a projection rank == removed.
@@ -115,7 +125,7 @@ constexpr Plan outline(Shape shape, const Settings& settings, Order2D weight_ord
   plan.tiles = (plan.kept + plan.tile - 1) / plan.tile;
   const bool weight_rows = weight_order == Order2D::row_major;
   plan.state_order = weight_rows != plan.transposed ? Order2D::row_major : Order2D::column_major;
-  if (Policies::Projection::projects) plan.state_order = Order2D::row_major;
+  if (Policies::Projection::projects || Policies::factored_gradient) plan.state_order = Order2D::row_major;
   plan.block = settings.block == 0 && plan.kept > 0 ? plan.kept : settings.block;
   return plan;
 }

@@ -22,10 +22,14 @@ class Reference {
   };
   template <class T, class Policies>
   void prepare(Tools&, const Plan&, const Settings&) const {}
+  template <class T, class Policies>
+  constexpr Index tools_bytes(const Plan&, const Settings&) const {
+    return 0;
+  }
 
   /// Memory of one step beyond what the pipeline itself needs. None here.
   template <class T, class Policies>
-  Index scratch_bytes(const Plan&) const {
+  constexpr Index scratch_bytes(const Plan&) const {
     return 0;
   }
 
@@ -61,6 +65,12 @@ class Reference {
       draw(sketch, stream, plan.rank, plan.removed, 0, plan.removed, directions);
     }
 
+    /// Row s of P^T times factor s.
+    void scale_directions(const Plan& plan, const DenseDirections<T>& p, const T* factor, T* to) const {
+      for (Index s = 0; s < plan.removed; ++s)
+        for (Index k = 0; k < plan.rank; ++k) to[s * plan.rank + k] = factor[s] * p.data[s * plan.rank + k];
+    }
+
     /// Finiteness and squared norms of X, whole and per channel (`channel` may be null).
     template <class G>
     GradientSummary inspect(const Plan& plan, const MatrixView<const G>& x, double* channel) const {
@@ -75,6 +85,20 @@ class Reference {
         if (channel != nullptr) channel[j] = sum;
         summary.squared_norm += sum;
       }
+      return summary;
+    }
+
+    /// sum += factor X, for X or R. The summary is of the sum.
+    template <class V>
+    GradientSummary add(const Plan&, const MatrixView<const V>& x, T factor, const MatrixView<T>& sum) const {
+      GradientSummary summary;
+      for (Index j = 0; j < x.rows; ++j)
+        for (Index s = 0; s < x.cols; ++s) {
+          T& value = sum(j, s);
+          value += factor * static_cast<T>(x(j, s));
+          summary.finite = summary.finite && bits::finite(value);
+          summary.squared_norm += static_cast<double>(value) * static_cast<double>(value);
+        }
       return summary;
     }
 
@@ -139,16 +163,18 @@ class Reference {
       for (Index j = 0; j < plan.kept; ++j)
         for (Index s = 0; s < plan.removed; ++s) r[j * plan.removed + s] = factor * static_cast<T>(x(j, s));
     }
-    /// Sums of squares of R, for every channel and for every direction.
-    void sum_squares(const Plan& plan, const T* r, double* channel, double* direction) const {
-      for (Index k = 0; k < plan.rank; ++k) direction[k] = 0;
-      for (Index j = 0; j < plan.kept; ++j) {
-        channel[j] = 0;
-        for (Index k = 0; k < plan.rank; ++k) {
-          const auto value = static_cast<double>(r[j * plan.rank + k]);
-          channel[j] += value * value;
-          direction[k] += value * value;
+    /// Sums of squares of X or R, for every channel (`channel` may be null) and for every column.
+    template <class V>
+    void sum_squares(const Plan&, const MatrixView<const V>& values, double* channel, double* column) const {
+      for (Index k = 0; k < values.cols; ++k) column[k] = 0;
+      for (Index j = 0; j < values.rows; ++j) {
+        double sum = 0;
+        for (Index k = 0; k < values.cols; ++k) {
+          const auto value = static_cast<double>(static_cast<T>(values(j, k)));
+          sum += value * value;
+          column[k] += value * value;
         }
+        if (channel != nullptr) channel[j] = sum;
       }
     }
     /// R_jk <- channel_j direction_k R_jk. Returns the sum of its squares.

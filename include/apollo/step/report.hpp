@@ -42,6 +42,13 @@ constexpr const char* describe(Skip reason) {
   return "?";
 }
 
+/// How the gradients of several micro-batches were summed for one step.
+enum class Accumulated : std::uint8_t {
+  none,       ///< the step took one gradient
+  projected,  ///< as R: kept x rank numbers
+  whole,      ///< in full, since the step itself, or the basis that it computes, takes the whole gradient
+};
+
 /// A norm that a step had no reason to compute (that would cost a pass).
 inline constexpr double not_measured = -1;
 
@@ -53,6 +60,7 @@ struct TensorReport {
   double gradient_norm = not_measured;  ///< of the gradient as scaled; one-pass optimizers measure it with check_finite
   double update_norm = not_measured;  ///< of U = s o X after the limiter, before the learning rate; structured updates
   double limiter = 1;                 ///< U was divided by this
+  Accumulated accumulated = Accumulated::none;
 };
 
 }  // namespace apollo

@@ -30,6 +30,7 @@ template <class Policies>
 constexpr Index vector_size(const Plan& plan, int number) {
   if (Policies::by_block) return number == 0 ? plan.blocks() : 0;
   if (Policies::factored) return number == 0 ? plan.kept : plan.rank;
+  if (Policies::factored_gradient) return number == 0 ? plan.kept : plan.removed;
   return 0;
 }
 
@@ -80,21 +81,17 @@ struct State {
   }
 
   /// Moment 0 of an unprojected tensor, oriented like X.
-  MatrixView<const Stored> momentum(const Plan& plan) const {
-    const Stored* data = moment[0].data();
-    return plan.state_order == Order2D::row_major ? row_major(data, plan.kept, plan.removed)
-                                                  : column_major(data, plan.kept, plan.removed);
-  }
+  MatrixView<const Stored> momentum(const Plan& plan) const { return oriented(plan, moment[0].data()); }
 
   /// Calls visit.array(name, view) for every array and visit.scalar(name, value) for every number of the record in use.
   /// Names are torch's where torch has the thing. Moments of unprojected tensors are shown in the weight's own orientation,
   /// so that a checkpoint does not depend on memory layout.
   template <class Visitor>
   void visit(const Plan& plan, const Settings& settings, Visitor&& visit) {
-    constexpr bool mean = Moments::buffers == 2 || Policies::by_block;
+    constexpr bool mean = Moments::buffers == 2 || Policies::by_block || Policies::factored_gradient;
     constexpr const char* names[] = {mean ? "exp_avg" : "momentum_buffer", "exp_avg_sq"};
     for (int i = 0; i < Moments::buffers; ++i) visit.array(names[i], moment_view(plan, moment[i].data()));
-    constexpr const char* shared_names[] = {Policies::factored ? "exp_avg_sq_row" : "exp_avg_sq", "exp_avg_sq_col"};
+    constexpr const char* shared_names[] = {Policies::by_block ? "exp_avg_sq" : "exp_avg_sq_row", "exp_avg_sq_col"};
     for (int i = 0; i < 2; ++i)
       if (const Index size = vector_size<Policies>(plan, i); size > 0)
         visit.array(shared_names[i], row_major(shared[i].data(), size, 1));
@@ -106,11 +103,14 @@ struct State {
   }
 
  private:
+  template <class Value>
+  static MatrixView<Value> oriented(const Plan& plan, Value* data) {
+    return plan.state_order == Order2D::row_major ? row_major(data, plan.kept, plan.rank)
+                                                  : column_major(data, plan.kept, plan.rank);
+  }
   static MatrixView<Stored> moment_view(const Plan& plan, Stored* data) {
-    if (Projection::projects) return row_major(data, plan.kept, plan.rank);
-    const auto oriented = plan.state_order == Order2D::row_major ? row_major(data, plan.kept, plan.removed)
-                                                                 : column_major(data, plan.kept, plan.removed);
-    return plan.orient(oriented);
+    const auto view = oriented(plan, data);
+    return Projection::projects ? view : plan.orient(view);
   }
 };
 

@@ -5,6 +5,7 @@
 #include <apollo/step/basis.hpp>
 #include <apollo/step/memory.hpp>
 #include <apollo/step/plan.hpp>
+#include <apollo/step/state.hpp>
 
 namespace apollo {
 
@@ -45,16 +46,18 @@ struct Scratch {
   double* r_norms = nullptr;
   double* n_norms = nullptr;
   T* channel_step = nullptr;
-  double* column_sums = nullptr;  ///< one a direction
+  double* column_sums = nullptr;  ///< factored moments: one for each of the second vector
   T* column_factor = nullptr;
+  T* scaled_directions = nullptr;  ///< removed x rank: P^T D_S
   BasisScratch<T> basis;
   std::byte* backend = nullptr;
 
-  static Scratch carve(Carver& carver, const Plan& plan, const Settings& settings, Index backend_bytes) {
+  static constexpr Scratch carve(Carver& carver, const Plan& plan, const Settings& settings, Index backend_bytes) {
     Scratch scratch;
     const Index directions = plan.removed * plan.rank;
     const bool rotates = Projection::projects && settings.on_refresh == OnRefresh::rotate;
-    if constexpr (Projection::projects || Policies::factored) scratch.r = carver.take<T>(plan.kept * plan.rank);
+    constexpr bool factors = Policies::factored || Policies::factored_gradient;
+    if constexpr (Projection::projects || factors) scratch.r = carver.take<T>(plan.kept * plan.rank);
     if constexpr (Projection::random) {
       if constexpr (!Projection::Sketch::dense) {
         constexpr int nonzeros = Projection::Sketch::nonzeros;
@@ -72,12 +75,14 @@ struct Scratch {
     if (Policies::Granularity::residual) scratch.n = carver.take<T>(plan.kept * plan.rank);
     if (scales || Policies::by_block) scratch.x_norms = carver.take<double>(plan.kept);
     if (scales) scratch.n_norms = carver.take<double>(plan.kept);
-    if ((Projection::projects && scales) || Policies::factored) scratch.r_norms = carver.take<double>(plan.kept);
-    if (scales || Policies::by_block || Policies::factored) scratch.channel_step = carver.take<T>(plan.kept);
-    if (Policies::factored) {
-      scratch.column_sums = carver.take<double>(plan.rank);
-      scratch.column_factor = carver.take<T>(plan.rank);
+    if ((Projection::projects && scales) || factors) scratch.r_norms = carver.take<double>(plan.kept);
+    if (scales || Policies::by_block || factors) scratch.channel_step = carver.take<T>(plan.kept);
+    if (factors) {
+      const Index columns = vector_size<Policies>(plan, 1);
+      scratch.column_sums = carver.take<double>(columns);
+      scratch.column_factor = carver.take<T>(columns > plan.rank ? columns : plan.rank);
     }
+    if (Policies::factored_gradient && Projection::projects) scratch.scaled_directions = carver.take<T>(directions);
     if constexpr (std::is_same_v<Projection, SvdProjection>)
       scratch.basis = BasisScratch<T>::carve(carver, plan, settings.svd, scratch.r);
     scratch.backend = carver.take<std::byte>(backend_bytes);
@@ -85,18 +90,25 @@ struct Scratch {
   }
 };
 
-/// Bytes of workspace that a step of this tensor needs.
+/// Bytes of memory that a step of this tensor uses, tools not included.
 template <class Policies, class T, class Backend>
-Index workspace_bytes(const Backend& backend, const Plan& plan, const Settings& settings) {
+constexpr Index arena_bytes(const Backend& backend, const Plan& plan, const Settings& settings) {
   Carver counter;
   Scratch<Policies, T>::carve(counter, plan, settings, backend.template scratch_bytes<T, Policies>(plan));
   return counter.used();
 }
 
+/// Bytes of the workspace of this tensor alone. Tensors that share one need as many as the largest of them, and the tools of
+/// all.
+template <class Policies, class T, class Backend>
+constexpr Index workspace_bytes(const Backend& backend, const Plan& plan, const Settings& settings) {
+  return arena_bytes<Policies, T>(backend, plan, settings) + backend.template tools_bytes<T, Policies>(plan, settings);
+}
+
 template <class Backend>
 template <class Policies, class T>
 void Workspace<Backend>::reserve(const Backend& backend, const Plan& plan, const Settings& settings) {
-  const Index bytes = workspace_bytes<Policies, T>(backend, plan, settings);
+  const Index bytes = arena_bytes<Policies, T>(backend, plan, settings);
   if (bytes > arena_.bytes()) arena_ = HostBuffer<std::byte>(bytes);
   backend.template prepare<T, Policies>(tools_, plan, settings);
 }

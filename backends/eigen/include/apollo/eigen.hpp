@@ -31,6 +31,8 @@ using Fira = apollo::Fira<Overrides..., EigenBackend>;
 template <class... Overrides>
 using Flora = apollo::Flora<Overrides..., EigenBackend>;
 template <class... Overrides>
+using FloraFactored = apollo::FloraFactored<Overrides..., EigenBackend>;
+template <class... Overrides>
 using AdamMini = apollo::AdamMini<Overrides..., EigenBackend>;
 template <class... Overrides>
 using GaLoreAdafactor = apollo::GaLoreAdafactor<Overrides..., EigenBackend>;

@@ -43,7 +43,7 @@ class EigenBackend {
    public:
     Index bytes() const {
       Index sum = 0;
-      for (const auto& solver : solvers_) sum += solver->bytes();
+      for (const auto& solver : solvers_) sum += SymmetricSolver<double>::bytes(solver->size());
       return sum;
     }
     SymmetricSolver<double>& solver(Index n) {
@@ -61,6 +61,14 @@ class EigenBackend {
   void prepare(Tools& tools, const Plan& plan, const Settings& settings) const {
     if constexpr (std::is_same_v<typename Policies::Projection, SvdProjection>)
       tools.solver(BasisScratch<T>::gram_side(plan, settings.svd));
+  }
+
+  /// Bytes of what prepare() adds to empty tools.
+  template <class T, class Policies>
+  Index tools_bytes(const Plan& plan, const Settings& settings) const {
+    if constexpr (std::is_same_v<typename Policies::Projection, SvdProjection>)
+      return SymmetricSolver<double>::bytes(BasisScratch<T>::gram_side(plan, settings.svd));
+    return 0;
   }
 
   template <class T, class Policies>

@@ -9,7 +9,7 @@
 namespace apollo {
 
 /// What Eigen::SelfAdjointEigenSolver does, step by step, because it allocates a vector each time it collects the Householder
-/// reflections. Cost: 9 n^3 flops. Memory: n^2 + 4 n values.
+/// reflections. Cost: 9 n^3 flops. Memory: n^2 + 4 n - 2 values.
 /// A template, so that a program that computes no basis does not compile one.
 template <class T>
 class SymmetricSolver {
@@ -27,7 +27,9 @@ class SymmetricSolver {
         beside_(n > 1 ? n - 1 : 1) {}
 
   Index size() const { return size_; }
-  Index bytes() const { return (size_ * size_ + 4 * size_) * static_cast<Index>(sizeof(T)); }
+  static constexpr Index bytes(Index n) {
+    return (n * n + 2 * n + 2 * (n > 1 ? n - 1 : 1)) * static_cast<Index>(sizeof(T));
+  }
 
   /// `a` (n x n, only its lower triangle is read) to eigenvalues, ascending, and eigenvectors, columns of a row-major matrix.
   void compute(const T* a, T* values, T* vectors) {

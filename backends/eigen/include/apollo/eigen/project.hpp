@@ -11,15 +11,14 @@ namespace apollo {
 template <class T>
 struct EigenTiles {
   template <class G>
-  static GradientSummary inspect_tile(const Plan& plan, const MatrixView<const G>& x, Index begin, Index end,
-                                      double* channel) {
+  static GradientSummary inspect_tile(const MatrixView<const G>& x, Index begin, Index end, double* channel) {
     GradientSummary summary;
     T buffer[runs::length];
     const Order2D order = memory_order(x);
     const bool rows = order == Order2D::row_major;
     if (channel != nullptr)
       for (Index j = begin; j < end; ++j) channel[j] = 0;
-    runs::for_runs(order, begin, end, plan.removed, [&](Index j, Index s, int count) {
+    runs::for_runs(order, begin, end, x.cols, [&](Index j, Index s, int count) {
       const T* run = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, buffer);
       const double sum = runs::measure(run, count, summary.finite);
       summary.squared_norm += sum;
@@ -28,6 +27,23 @@ struct EigenTiles {
         channel[j] += sum;
       else
         for (int i = 0; i < count; ++i) channel[j + i] += static_cast<double>(run[i]) * static_cast<double>(run[i]);
+    });
+    return summary;
+  }
+
+  /// sum += factor x; `sum` has one unit stride.
+  template <class V>
+  static GradientSummary add_tile(const MatrixView<const V>& x, T factor, const MatrixView<T>& sum, Index begin,
+                                  Index end) {
+    GradientSummary summary;
+    T buffer[runs::length];
+    const Order2D order = memory_order(sum);
+    const bool rows = order == Order2D::row_major;
+    runs::for_runs(order, begin, end, x.cols, [&](Index j, Index s, int count) {
+      const T* run = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, buffer);
+      T* to = sum.at(j, s);
+      for (int i = 0; i < count; ++i) to[i] += factor * run[i];
+      summary.squared_norm += runs::measure(to, count, summary.finite);
     });
     return summary;
   }
@@ -41,7 +57,7 @@ struct EigenTiles {
   template <class G>
   static GradientSummary project_line(const Plan& plan, const MatrixView<const G>& x, const T* p, T factor, T* r,
                                       Index begin, Index end, double* channel) {
-    GradientSummary summary = inspect_tile(plan, x, begin, end, channel);
+    GradientSummary summary = inspect_tile(x, begin, end, channel);
     T buffer[runs::length];
     const Order2D order = memory_order(x);
     const bool rows = order == Order2D::row_major;

@@ -48,10 +48,19 @@ class EigenSession {
     });
   }
 
+  void scale_directions(const Plan& plan, const DenseDirections<T>& p, const T* factor, T* to) const {
+    for (Index s = 0; s < plan.removed; ++s)
+      for (Index k = 0; k < plan.rank; ++k) to[s * plan.rank + k] = factor[s] * p.data[s * plan.rank + k];
+  }
+
   template <class G>
   GradientSummary inspect(const Plan& plan, const MatrixView<const G>& x, double* channel) const {
-    return over_tiles(plan,
-                      [&](Index begin, Index end, int) { return Tiles::inspect_tile(plan, x, begin, end, channel); });
+    return over_tiles(plan, [&](Index begin, Index end, int) { return Tiles::inspect_tile(x, begin, end, channel); });
+  }
+
+  template <class V>
+  GradientSummary add(const Plan& plan, const MatrixView<const V>& x, T factor, const MatrixView<T>& sum) const {
+    return over_tiles(plan, [&](Index begin, Index end, int) { return Tiles::add_tile(x, factor, sum, begin, end); });
   }
 
   /// Cost: 2 r flops an element, one read of X from memory (its norms find it in the cache).
@@ -64,7 +73,7 @@ class EigenSession {
       const auto out = row_major(r + begin * plan.rank, end - begin, plan.rank);
       for (Index i = 0; i < out.size(); ++i) out.data[i] = 0;
       gemm::add_product(x.middle_rows(begin, end - begin), directions, out, factor, scratch_.lane(plan, lane).product);
-      GradientSummary summary = Tiles::inspect_tile(plan, x, begin, end, channel);
+      GradientSummary summary = Tiles::inspect_tile(x, begin, end, channel);
       Tiles::check_projection(out.data, out.size(), summary);
       return summary;
     });
@@ -83,7 +92,7 @@ class EigenSession {
         Tiles::scatter_columns(plan, x, p, begin, end, out, scratch_.lane(plan, lane).rows);
       const Index size = (end - begin) * plan.rank;
       for (Index i = 0; i < size; ++i) out[i] *= weight;
-      GradientSummary summary = Tiles::inspect_tile(plan, x, begin, end, channel);
+      GradientSummary summary = Tiles::inspect_tile(x, begin, end, channel);
       Tiles::check_projection(out, size, summary);
       return summary;
     });
@@ -137,25 +146,29 @@ class EigenSession {
         for (Index s = 0; s < plan.removed; ++s) r[j * plan.removed + s] = factor * static_cast<T>(x(j, s));
     });
   }
-  void sum_squares(const Plan& plan, const T* r, double* channel, double* direction) const {
-    executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
-      bool finite = true;
-      for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j) {
-        channel[j] = 0;
-        for (Index k = 0; k < plan.rank; k += runs::length)
-          channel[j] += runs::measure(r + j * plan.rank + k, run_of(plan.rank, k), finite);
-      }
-    });
-    // Of each direction over all channels in order, so that tiles do not show.
-    executor::for_tiles(pool_, (plan.rank + runs::length - 1) / runs::length, [&](Index tile, int) {
+  template <class V>
+  void sum_squares(const Plan& plan, const MatrixView<const V>& values, double* channel, double* column) const {
+    if (channel != nullptr)
+      executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
+        Tiles::inspect_tile(values, plan.tile_begin(tile), plan.tile_end(tile), channel);
+      });
+    // Of each column over all channels in order, so that tiles do not show.
+    const bool rows = memory_order(values) == Order2D::row_major;
+    executor::for_tiles(pool_, (values.cols + runs::length - 1) / runs::length, [&](Index tile, int) {
       const Index first = tile * runs::length;
-      const int count = run_of(plan.rank, first);
-      for (int k = 0; k < count; ++k) direction[first + k] = 0;
-      for (Index j = 0; j < plan.kept; ++j) {
-        const T* row = r + j * plan.rank + first;
-        for (int k = 0; k < count; ++k)
-          direction[first + k] += static_cast<double>(row[k]) * static_cast<double>(row[k]);
-      }
+      const int count = run_of(values.cols, first);
+      T buffer[runs::length];
+      bool finite = true;
+      for (int k = 0; k < count; ++k) column[first + k] = 0;
+      runs::for_runs(memory_order(values), 0, values.rows, count, [&](Index j, Index k, int length) {
+        const T* run =
+            runs::load(values.at(j, first + k), rows ? values.col_stride : values.row_stride, length, buffer);
+        if (rows)
+          for (int i = 0; i < length; ++i)
+            column[first + k + i] += static_cast<double>(run[i]) * static_cast<double>(run[i]);
+        else
+          column[first + k] += runs::measure(run, length, finite);
+      });
     });
   }
 

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tensors of a model, as an optimizer is given them.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <apollo/apollo.hpp>
+
+namespace bench {
+
+using apollo::Index;
+using apollo::Shape;
+
+/// A decoder with rotary attention and SwiGLU: per layer four square matrices, two of ffn x hidden, one of hidden x ffn and two
+/// norms; around the layers an embedding, a last norm and a head, unless `vocabulary` is 0.
+struct Llama {
+  std::string_view name;
+  Index hidden, ffn, layers, heads, vocabulary;
+};
+
+/// Of LLaMA-1B 6 of its 24 layers, of LLaMA-7B one alone: with the roofline's copy, they would need more memory than 24 GB.
+inline constexpr Llama llamas[] = {
+    {"small", 128, 344, 5, 4, 256},          // 1 million parameters in 48 tensors
+    {"60m", 512, 1376, 8, 8, 32000},         //
+    {"130m", 768, 2048, 12, 12, 32000},      //
+    {"350m", 1024, 2736, 24, 16, 32000},     //
+    {"1b_6of24", 2048, 5461, 6, 32, 32000},  //
+    {"7b_1of32", 4096, 11008, 1, 32, 0},     //
+};
+
+struct Tensor {
+  std::string name;
+  Shape shape;
+  bool low_rank = false;  ///< in attention or MLP: what the low-rank optimizers are for
+  bool by_heads = false;  ///< queries and keys, whose blocks are heads (Adam-mini)
+  Index size() const { return shape.rows * shape.cols; }
+};
+
+/// The whole model, or only those of its tensors that are stepped in low rank.
+enum class Scope { whole, matrices };
+
+inline const char* name_of(Scope scope) { return scope == Scope::whole ? "whole" : "matrices"; }
+
+struct List {
+  std::string name;
+  Scope scope = Scope::whole;
+  Index hidden = 0;
+  Index head_size = 0;
+  std::vector<Tensor> tensors;
+
+  Index parameters() const {
+    Index sum = 0;
+    for (const Tensor& tensor : tensors) sum += tensor.size();
+    return sum;
+  }
+};
+
+inline List make_list(std::string_view name, Scope scope) {
+  for (const Llama& m : llamas) {
+    if (m.name != name) continue;
+    std::vector<Tensor> all;
+    if (m.vocabulary > 0) all.push_back({"embedding", {m.vocabulary, m.hidden}});
+    for (Index i = 0; i < m.layers; ++i) {
+      const std::string layer = "layers." + std::to_string(i) + ".";
+      for (const char* square : {"q", "k"}) all.push_back({layer + square, {m.hidden, m.hidden}, true, true});
+      for (const char* square : {"v", "o"}) all.push_back({layer + square, {m.hidden, m.hidden}, true});
+      for (const char* wide : {"gate", "up"}) all.push_back({layer + wide, {m.ffn, m.hidden}, true});
+      all.push_back({layer + "down", {m.hidden, m.ffn}, true});
+      for (const char* norm : {"attention_norm", "mlp_norm"}) all.push_back({layer + norm, {1, m.hidden}});
+    }
+    if (m.vocabulary > 0) {
+      all.push_back({"norm", {1, m.hidden}});
+      all.push_back({"head", {m.vocabulary, m.hidden}});
+    }
+    List list{std::string(name), scope, m.hidden, m.hidden / m.heads, {}};
+    for (Tensor& tensor : all)
+      if (scope == Scope::whole || tensor.low_rank) list.tensors.push_back(std::move(tensor));
+    return list;
+  }
+  std::string names;
+  for (const Llama& m : llamas) names += " " + std::string(m.name);
+  throw std::invalid_argument("list '" + std::string(name) + "' is none of" + names);
+}
+
+}  // namespace bench
