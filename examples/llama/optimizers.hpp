@@ -37,7 +37,7 @@ inline constexpr Tuned tuned[] = {
     {"fira", 8e-3, 3.2e-2, "Fira, alpha 1"},
     {"galore-adafactor", 1.6e-2, 3.2e-2, "GaLore with Adafactor's moment, scale .25"},
     {"flora", 1, 1.6e-2, "momentum in a random projection, turned every 1000 steps"},
-    {"flora-factored", 4e-3, 3.2e-2, "Flora on Adafactor's second moment"},
+    {"flora-factored", 2e-3, 1.6e-2, "Flora on Adafactor's second moment"},
     {"adam-mini", 1e-3, 3.2e-2, "AdamW with one second moment a head of queries and keys, a row of others"},
     {"scale", 2e-2, 3.2e-2, "SCALE: gradients with rows of length one, no memory"},
     {"sgd-momentum", 3e-1, 1.6e-2, "heavy-ball momentum .9"},

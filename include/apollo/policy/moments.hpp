@@ -146,14 +146,29 @@ struct AdamMoments {
   }
   template <class T>
   APOLLO_INLINE static T update(T r, T* state, const MomentCoefficients<T>& c) {
+    accumulate(r, state, c);
+    return normalise(state[0], square_root(state[1]), c);
+  }
+  /// The two halves of update, for loops that take the square root of many values at once.
+  template <class T>
+  APOLLO_INLINE static void accumulate(T r, T* state, const MomentCoefficients<T>& c) {
     state[0] = c.beta1 * state[0] + c.one_minus_beta1 * r;
     state[1] = c.beta2 * state[1] + c.one_minus_beta2 * (r * r);
-    return c.first_factor * state[0] / (c.second_factor * static_cast<T>(square_root(state[1])) + c.eps);
+  }
+  template <class T>
+  APOLLO_INLINE static T normalise(T first, T root_of_second, const MomentCoefficients<T>& c) {
+    return c.first_factor * first / (c.second_factor * root_of_second + c.eps);
   }
 
  private:
   APOLLO_INLINE static float square_root(float x) { return __builtin_sqrtf(x); }
   APOLLO_INLINE static double square_root(double x) { return __builtin_sqrt(x); }
+};
+
+/// Whether a policy offers `accumulate` and `normalise` apart.
+template <class Moments>
+inline constexpr bool takes_root = requires(float value, const MomentCoefficients<float>& c) {
+  Moments::normalise(value, value, c);
 };
 
 /// The stored type of a moment policy for weights computed in T.

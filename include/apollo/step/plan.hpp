@@ -80,10 +80,12 @@ struct Plan {
 /// Small enough for a second-level cache, large enough to be worth a thread's while.
 inline constexpr Index tile_elements = 32768;
 
-/// Channels of a tile of about that size, in multiples of 64: the rows of a matrix product.
-constexpr Index tile_channels(Index removed) {
+/// Channels of a tile of about that size, in multiples of 64: the rows of a matrix product. At least 256 where they are
+/// adjacent in memory, so that what is read of a line is long.
+constexpr Index tile_channels(Index removed, bool adjacent = false) {
+  const Index least = adjacent ? 256 : 64;
   const Index wanted = (tile_elements + removed - 1) / removed;
-  return wanted <= 64 ? 64 : (wanted + 63) / 64 * 64;
+  return wanted <= least ? least : (wanted + 63) / 64 * 64;
 }
 
 namespace geometry {
@@ -121,10 +123,11 @@ constexpr Plan outline(Shape shape, const Settings& settings, Order2D weight_ord
   plan.removed = plan.transposed ? shape.rows : shape.cols;
   plan.rank = Policies::Projection::projects ? settings.rank : plan.removed;
   const Index across = plan.removed < 1 ? 1 : plan.removed;
-  plan.tile = !by_memory ? tile_channels(across) : across < tile_elements ? tile_elements / across : 1;
-  plan.tiles = (plan.kept + plan.tile - 1) / plan.tile;
   const bool weight_rows = weight_order == Order2D::row_major;
-  plan.state_order = weight_rows != plan.transposed ? Order2D::row_major : Order2D::column_major;
+  const bool adjacent = weight_rows == plan.transposed;  // channels, in memory
+  plan.tile = !by_memory ? tile_channels(across, adjacent) : across < tile_elements ? tile_elements / across : 1;
+  plan.tiles = (plan.kept + plan.tile - 1) / plan.tile;
+  plan.state_order = adjacent ? Order2D::column_major : Order2D::row_major;
   if (Policies::Projection::projects || Policies::factored_gradient) plan.state_order = Order2D::row_major;
   plan.block = settings.block == 0 && plan.kept > 0 ? plan.kept : settings.block;
   return plan;

@@ -78,6 +78,61 @@ class EigenBackend {
   Executor pool_;
 };
 
+/// What a lane needs where channels are adjacent in memory: as many values as a tile has channels.
+template <class T>
+struct EigenLines {
+  static constexpr int at_once = 8;
+  T* squares = nullptr;
+  double* norms = nullptr;
+  T* converted = nullptr;  ///< `at_once` lines
+
+  static EigenLines carve(Carver& carver, Index tile) {
+    EigenLines lines;
+    lines.squares = carver.take<T>(tile);
+    lines.norms = carver.take<double>(tile);
+    lines.converted = carver.take<T>(at_once * tile);
+    return lines;
+  }
+};
+
+/// A sparse projection the other way round: the inputs of bucket b are inputs[first[b]] ... inputs[first[b + 1] - 1], with
+/// coefficients +-1. Buckets below `first_map` are those of the first map.
+template <class T>
+struct SparseLines {
+  std::int32_t* first = nullptr;
+  std::int32_t* inputs = nullptr;
+  T* coefficients = nullptr;
+  Index first_map = 0;
+
+  static SparseLines carve(Carver& carver, const Plan& plan, int nonzeros) {
+    SparseLines lines;
+    lines.first = carver.take<std::int32_t>(plan.rank + 1);
+    lines.inputs = carver.take<std::int32_t>(nonzeros * plan.removed);
+    lines.coefficients = carver.take<T>(nonzeros * plan.removed);
+    return lines;
+  }
+
+  /// Cost: three passes over the tables of P.
+  void invert(const SparseDirections& p) {
+    first_map = p.rank / p.nonzeros;
+    for (Index b = 0; b <= p.rank; ++b) first[b] = 0;
+    const auto over = [&](auto&& body) {
+      for (int h = 0; h < p.nonzeros; ++h)
+        for (Index s = 0; s < p.removed; ++s)
+          body(p.bucket[h * p.map_size + s / p.lanes] + static_cast<std::int32_t>(s % p.lanes), h, s);
+    };
+    over([&](std::int32_t bucket, int, Index) { ++first[bucket + 1]; });
+    for (Index b = 0; b < p.rank; ++b) first[b + 1] += first[b];
+    over([&](std::int32_t bucket, int h, Index s) {  // first[b] runs to where b + 1 begins
+      const std::int32_t at = first[bucket]++;
+      inputs[at] = static_cast<std::int32_t>(s);
+      coefficients[at] = p.sign[h * p.removed + s] != 0 ? T(-1) : T(1);
+    });
+    for (Index b = p.rank; b > 0; --b) first[b] = first[b - 1];
+    first[0] = 0;
+  }
+};
+
 /// Scratch of one step: a summary for each tile, and what each lane needs. Products are needed where something is projected,
 /// products in double where a basis is computed.
 template <class T, class Policies>
@@ -86,8 +141,10 @@ struct EigenScratch {
     gemm::Scratch<T> product;
     gemm::Scratch<double> product_double;
     T* rows = nullptr;  ///< tile x rank sums of a sparse projection, or tile x 256 of a lift
+    EigenLines<T> lines;
   };
   GradientSummary* tiles = nullptr;
+  SparseLines<T> sparse;
   std::byte* lanes = nullptr;
   Index lane_bytes = 0;
 
@@ -97,6 +154,7 @@ struct EigenScratch {
       const Index slice = plan.removed < runs::length ? plan.removed : runs::length;
       lane.product = gemm::Scratch<T>::carve(carver);
       lane.rows = carver.take<T>(plan.tile * (plan.rank > slice ? plan.rank : slice));
+      lane.lines = EigenLines<T>::carve(carver, plan.tile);
     }
     if constexpr (Policies::Projection::stores_basis) lane.product_double = gemm::Scratch<double>::carve(carver);
     return lane;
@@ -107,6 +165,9 @@ struct EigenScratch {
     Carver counter;
     carve_lane(counter, plan);
     scratch.tiles = carver.take<GradientSummary>(plan.tiles);
+    if constexpr (Policies::Projection::random)
+      if constexpr (!Policies::Projection::Sketch::dense)
+        scratch.sparse = SparseLines<T>::carve(carver, plan, Policies::Projection::Sketch::nonzeros);
     scratch.lane_bytes = counter.used();
     scratch.lanes = carver.take<std::byte>(counter.used() * lanes);
     return scratch;

@@ -18,7 +18,8 @@ struct EigenTiles {
     const bool rows = order == Order2D::row_major;
     if (channel != nullptr)
       for (Index j = begin; j < end; ++j) channel[j] = 0;
-    runs::for_runs(order, begin, end, x.cols, [&](Index j, Index s, int count) {
+    const Index longest = runs::in_place<T>(x, order) ? runs::length_in_place : runs::length;
+    runs::for_runs(order, begin, end, x.cols, longest, [&](Index j, Index s, int count) {
       const T* run = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, buffer);
       const double sum = runs::measure(run, count, summary.finite);
       summary.squared_norm += sum;
@@ -26,7 +27,7 @@ struct EigenTiles {
       if (rows)
         channel[j] += sum;
       else
-        for (int i = 0; i < count; ++i) channel[j + i] += static_cast<double>(run[i]) * static_cast<double>(run[i]);
+        simd::dispatch([&](auto kernels) { kernels.add_squares(run, channel + j, count); });
     });
     return summary;
   }
@@ -39,7 +40,7 @@ struct EigenTiles {
     T buffer[runs::length];
     const Order2D order = memory_order(sum);
     const bool rows = order == Order2D::row_major;
-    runs::for_runs(order, begin, end, x.cols, [&](Index j, Index s, int count) {
+    runs::for_runs(order, begin, end, x.cols, runs::length, [&](Index j, Index s, int count) {
       const T* run = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, buffer);
       T* to = sum.at(j, s);
       for (int i = 0; i < count; ++i) to[i] += factor * run[i];
@@ -53,82 +54,160 @@ struct EigenTiles {
       runs::measure(r + i, static_cast<int>(size - i < runs::length ? size - i : runs::length), summary.finite);
   }
 
-  /// Rank 1: a dot product for each channel.
+  /// Rank 1: a dot product for each channel, and its norm in the same read.
   template <class G>
   static GradientSummary project_line(const Plan& plan, const MatrixView<const G>& x, const T* p, T factor, T* r,
-                                      Index begin, Index end, double* channel) {
-    GradientSummary summary = inspect_tile(x, begin, end, channel);
-    T buffer[runs::length];
-    const Order2D order = memory_order(x);
-    const bool rows = order == Order2D::row_major;
+                                      Index begin, Index end, double* channel, const EigenLines<T>& buffers) {
+    GradientSummary summary;
     for (Index j = begin; j < end; ++j) r[j] = 0;
-    runs::for_runs(order, begin, end, plan.removed, [&](Index j, Index s, int count) {
-      const T* APOLLO_RESTRICT run = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, buffer);
-      if (rows) {
-        T lane[16] = {};
-        int i = 0;
-        for (; i + 16 <= count; i += 16)
-          for (int l = 0; l < 16; ++l) lane[l] += run[i + l] * p[s + i + l];
-        T rest = 0;
-        for (; i < count; ++i) rest += run[i] * p[s + i];
-        for (int width = 8; width > 0; width /= 2)
-          for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
-        r[j] += lane[0] + rest;
-      } else {
-        T* APOLLO_RESTRICT out = r + j;
-        const T scale = p[s];
-        for (int i = 0; i < count; ++i) out[i] += scale * run[i];
+    if (memory_order(x) == Order2D::row_major) {
+      over_channels(plan, x, begin, end, channel, summary, [&](Index j, Index s, const T* run, int count) {
+        T product = 0;
+        const T squares = simd::dispatch([&](auto kernels) { return kernels.dot_squares(run, p + s, count, product); });
+        r[j] += product;
+        return static_cast<double>(squares);
+      });
+    } else {
+      start_norms(buffers, end - begin);
+      for (Index s = 0; s < plan.removed; s += lines_at_once) {
+        const int lines = static_cast<int>(plan.removed - s < lines_at_once ? plan.removed - s : lines_at_once);
+        add_lines(x, begin, end - begin, nullptr, s, lines, p + s, r + begin, buffers.squares, buffers.converted);
+        flush_norms(buffers, end - begin);
       }
-    });
+      finish_norms(buffers, x, begin, end, channel, summary);
+    }
     for (Index j = begin; j < end; ++j) r[j] *= factor;
     check_projection(r + begin, end - begin, summary);
     return summary;
   }
 
-  /// Adjacent inputs of a channel go to adjacent buckets, `lanes` at a time.
+  /// Adjacent inputs of a channel go to adjacent buckets, `lanes` at a time; norms in the same read.
   template <class G>
-  static void scatter_rows(const Plan& plan, const MatrixView<const G>& x, const SparseDirections& p, Index begin,
-                           Index end, T* out) {
+  static GradientSummary scatter_rows(const Plan& plan, const MatrixView<const G>& x, const SparseDirections& p,
+                                      Index begin, Index end, T* out, double* channel) {
     static_assert(runs::length % 8 == 0);  // a run never cuts a group of lanes
-    T buffer[runs::length];
+    GradientSummary summary;
     for (Index i = 0; i < (end - begin) * plan.rank; ++i) out[i] = 0;
-    runs::for_runs(Order2D::row_major, begin, end, plan.removed, [&](Index j, Index s, int count) {
-      const T* run = runs::load(x.at(j, s), x.col_stride, count, buffer);
-      T* APOLLO_RESTRICT row = out + (j - begin) * plan.rank;
+    over_channels(plan, x, begin, end, channel, summary, [&](Index j, Index s, const T* run, int count) {
+      T* row = out + (j - begin) * plan.rank;
+      double sum = 0;
       for (int h = 0; h < p.nonzeros; ++h) {
         const std::uint32_t* sign = p.sign + h * plan.removed + s;
         const std::int32_t* bucket = p.bucket + h * p.map_size + s / p.lanes;
-        int i = 0;
-        if (p.lanes == 8)
-          for (; i + 8 <= count; i += 8) {
-            T* group = row + bucket[i / 8];
-            for (int l = 0; l < 8; ++l) group[l] += sign[i + l] != 0 ? -run[i + l] : run[i + l];
-          }
-        for (; i < count; ++i) row[bucket[i / p.lanes] + i % p.lanes] += sign[i] != 0 ? -run[i] : run[i];
+        double squares = 0;
+        if (p.lanes == 8) {
+          squares = static_cast<double>(
+              simd::dispatch([&](auto kernels) { return kernels.scatter(run, count, bucket, sign, row); }));
+        } else {
+          for (int i = 0; i < count; ++i) row[bucket[i]] += sign[i] != 0 ? -run[i] : run[i];
+          if (h == 0) squares = runs::sum_squares(run, count);
+        }
+        if (h == 0) sum = squares;
       }
+      return sum;
     });
+    return summary;
   }
 
-  /// Channels are adjacent: whole runs of them are added to a bucket's row of sums, which are turned at the end.
+  /// Channels are adjacent in memory: a bucket is the signed sum of its inputs' lines. The sums are turned at the end.
   template <class G>
-  static void scatter_columns(const Plan& plan, const MatrixView<const G>& x, const SparseDirections& p, Index begin,
-                              Index end, T* out, T* sums) {
-    const Index height = end - begin;
-    T buffer[runs::length];
-    for (Index i = 0; i < height * plan.rank; ++i) sums[i] = 0;
-    runs::for_runs(Order2D::column_major, begin, end, plan.removed, [&](Index j, Index s, int count) {
-      const T* APOLLO_RESTRICT run = runs::load(x.at(j, s), x.row_stride, count, buffer);
-      for (int h = 0; h < p.nonzeros; ++h) {
-        const Index bucket = p.bucket[h * p.map_size + s / p.lanes] + s % p.lanes;
-        T* APOLLO_RESTRICT row = sums + bucket * height + (j - begin);
-        if (p.sign[h * plan.removed + s] != 0)
-          for (int i = 0; i < count; ++i) row[i] -= run[i];
-        else
-          for (int i = 0; i < count; ++i) row[i] += run[i];
+  static GradientSummary scatter_columns(const Plan& plan, const MatrixView<const G>& x, const SparseLines<T>& p,
+                                         Index begin, Index end, T* out, T weight, double* channel, T* sums,
+                                         const EigenLines<T>& buffers) {
+    GradientSummary summary;
+    const Index width = end - begin;
+    start_norms(buffers, width);
+    Index lines = 0;
+    for (Index b = 0; b < plan.rank; ++b) {
+      T* row = sums + b * width;
+      for (Index i = 0; i < width; ++i) row[i] = 0;
+      const std::int32_t first = p.first[b];
+      const int count = p.first[b + 1] - first;
+      const bool first_map = b < p.first_map;  // in which every input is once
+      add_lines(x, begin, width, p.inputs + first, 0, count, p.coefficients + first, row,
+                first_map ? buffers.squares : nullptr, buffers.converted);
+      if (first_map && (lines += count) >= lines_at_once) flush_norms(buffers, width), lines = 0;
+    }
+    flush_norms(buffers, width);
+    finish_norms(buffers, x, begin, end, channel, summary);
+    simd::dispatch([&](auto kernels) { kernels.transpose(sums, width, out, plan.rank, width, plan.rank, weight); });
+    return summary;
+  }
+
+ private:
+  /// Lines whose squares may be summed in T.
+  static constexpr Index lines_at_once = 256;
+
+  /// One channel's sum of squares; where T could not hold it, it is summed again.
+  template <class G>
+  static void note(const MatrixView<const G>& x, Index j, double sum, double* channel, GradientSummary& summary) {
+    if (!bits::finite(sum)) {
+      T buffer[runs::length];
+      sum = 0;
+      for (Index s = 0; s < x.cols; s += runs::length) {
+        const int count = static_cast<int>(x.cols - s < runs::length ? x.cols - s : runs::length);
+        const T* run = runs::load(x.at(j, s), x.col_stride, count, buffer);
+        sum += runs::sum_squares_slowly(run, count, 1, summary.finite);
       }
-    });
-    for (Index j = 0; j < height; ++j)
-      for (Index k = 0; k < plan.rank; ++k) out[j * plan.rank + k] = sums[k * height + j];
+    }
+    if (channel != nullptr) channel[j] = sum;
+    summary.squared_norm += sum;
+  }
+
+  /// Calls body(j, s, run, count), which returns the run's sum of squares, for all runs of all channels.
+  template <class G, class Body>
+  static void over_channels(const Plan& plan, const MatrixView<const G>& x, Index begin, Index end, double* channel,
+                            GradientSummary& summary, Body&& body) {
+    T buffer[runs::length];
+    const Index longest = runs::in_place<T>(x, Order2D::row_major) ? runs::length_in_place : runs::length;
+    for (Index j = begin; j < end; ++j) {
+      double sum = 0;
+      for (Index s = 0; s < plan.removed; s += longest) {
+        const int count = static_cast<int>(plan.removed - s < longest ? plan.removed - s : longest);
+        sum += body(j, s, runs::load(x.at(j, s), x.col_stride, count, buffer), count);
+      }
+      note(x, j, sum, channel, summary);
+    }
+  }
+
+  /// out_i += sum of coefficient_l x(begin + i, line l) and squares_i += sum of their squares. Lines are `lines`, or those
+  /// from `first` on; they are read in place where they are adjacent values of T, else converted eight at a time.
+  template <class G>
+  static void add_lines(const MatrixView<const G>& x, Index begin, Index width, const std::int32_t* lines, Index first,
+                        int count, const T* coefficients, T* out, T* squares, T* converted) {
+    if constexpr (std::is_same_v<G, T>)
+      if (x.row_stride == 1)
+        return simd::dispatch([&](auto kernels) {
+          kernels.add_lines(x.at(begin, first), x.col_stride, lines, coefficients, count, width, out, squares);
+        });
+    for (int done = 0; done < count; done += EigenLines<T>::at_once) {
+      const int take = count - done < EigenLines<T>::at_once ? count - done : EigenLines<T>::at_once;
+      for (int l = 0; l < take; ++l) {
+        const Index s = lines == nullptr ? first + done + l : lines[done + l];
+        T* to = converted + l * width;
+        const T* from = runs::load(x.at(begin, s), x.row_stride, static_cast<int>(width), to);
+        for (Index i = 0; from != to && i < width; ++i) to[i] = from[i];
+      }
+      simd::dispatch([&](auto kernels) {
+        kernels.add_lines(static_cast<const T*>(converted), width, nullptr, coefficients + done, take, width, out,
+                          squares);
+      });
+    }
+  }
+
+  static void start_norms(const EigenLines<T>& buffers, Index width) {
+    for (Index i = 0; i < width; ++i) buffers.squares[i] = 0, buffers.norms[i] = 0;
+  }
+  static void flush_norms(const EigenLines<T>& buffers, Index width) {
+    for (Index i = 0; i < width; ++i) {
+      buffers.norms[i] += static_cast<double>(buffers.squares[i]);
+      buffers.squares[i] = 0;
+    }
+  }
+  template <class G>
+  static void finish_norms(const EigenLines<T>& buffers, const MatrixView<const G>& x, Index begin, Index end,
+                           double* channel, GradientSummary& summary) {
+    for (Index j = begin; j < end; ++j) note(x, j, buffers.norms[j - begin], channel, summary);
   }
 };
 

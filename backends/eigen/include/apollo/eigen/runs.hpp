@@ -3,15 +3,10 @@
 // of the backend works on runs, so strides and storage types are dealt with here alone.
 #pragma once
 
+#include <apollo/eigen/simd.hpp>
 #include <apollo/policy/storage.hpp>
 #include <apollo/step/report.hpp>
 #include <apollo/tensor/view.hpp>
-
-#if defined(_MSC_VER)
-#define APOLLO_RESTRICT __restrict
-#else
-#define APOLLO_RESTRICT __restrict__
-#endif
 
 namespace apollo::runs {
 
@@ -23,7 +18,7 @@ APOLLO_INLINE const T* load(const V* from, Index stride, int count, T* buffer) {
   if constexpr (std::is_same_v<std::remove_const_t<V>, T>)
     if (stride == 1) return from;
   if (stride == 1)
-    for (int i = 0; i < count; ++i) buffer[i] = static_cast<T>(from[i]);
+    simd::dispatch([&](auto kernels) { kernels.convert(from, buffer, count); });
   else
     for (int i = 0; i < count; ++i) buffer[i] = static_cast<T>(from[i * stride]);
   return buffer;
@@ -37,19 +32,10 @@ APOLLO_INLINE void store(const T* values, W* to, Index stride, int count) {
   for (int i = 0; i < count; ++i) Weights::store(values[i], to[i * stride]);
 }
 
-/// Sum of squares, in eight interleaved sums so that it vectorizes without permission to reassociate. Whoever finds the
-/// result not finite calls sum_squares_slowly.
+/// Sum of squares. Whoever finds the result not finite calls sum_squares_slowly.
 template <class T>
-APOLLO_INLINE double sum_squares(const T* x, int count) {
-  T lane[16] = {};
-  int i = 0;
-  for (; i + 16 <= count; i += 16)
-    for (int l = 0; l < 16; ++l) lane[l] += x[i + l] * x[i + l];
-  T rest = 0;
-  for (; i < count; ++i) rest += x[i] * x[i];
-  for (int width = 8; width > 0; width /= 2)
-    for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
-  return static_cast<double>(lane[0] + rest);
+APOLLO_INLINE double sum_squares(const T* x, Index count) {
+  return static_cast<double>(simd::dispatch([&](auto kernels) { return kernels.sum_squares(x, count); }));
 }
 
 /// The same in double, where finite values may have overflowed; and whether they were finite.
@@ -65,22 +51,31 @@ double sum_squares_slowly(const T* x, Index count, Index stride, bool& finite) {
 
 /// Sum of squares and finiteness of a run.
 template <class T>
-APOLLO_INLINE double measure(const T* x, int count, bool& finite) {
+APOLLO_INLINE double measure(const T* x, Index count, bool& finite) {
   const double sum = sum_squares(x, count);
   return bits::finite(sum) ? sum : sum_squares_slowly(x, count, 1, finite);
 }
 
+/// Whether runs of a view along `order` are read, or written, where they are.
+template <class T, class V>
+APOLLO_INLINE bool in_place(const MatrixView<V>& view, Order2D order) {
+  return std::is_same_v<std::remove_const_t<V>, T> &&
+         (order == Order2D::row_major ? view.col_stride : view.row_stride) == 1;
+}
+/// Runs that need no buffer may be longer.
+inline constexpr int length_in_place = 16384;
+
 /// Visits a tile [begin, end) of channels of an oriented view in runs along `order`: body(j, s, count), where a run goes
-/// over s (row-major) or over j (column-major).
+/// over s (row-major) or over j (column-major) and has at most `longest` values.
 template <class Body>
-APOLLO_INLINE void for_runs(Order2D order, Index begin, Index end, Index removed, Body&& body) {
+APOLLO_INLINE void for_runs(Order2D order, Index begin, Index end, Index removed, Index longest, Body&& body) {
   if (order == Order2D::row_major) {
     for (Index j = begin; j < end; ++j)
-      for (Index s = 0; s < removed; s += length)
-        body(j, s, static_cast<int>(removed - s < length ? removed - s : length));
+      for (Index s = 0; s < removed; s += longest)
+        body(j, s, static_cast<int>(removed - s < longest ? removed - s : longest));
   } else {
-    for (Index j = begin; j < end; j += length) {
-      const int count = static_cast<int>(end - j < length ? end - j : length);
+    for (Index j = begin; j < end; j += longest) {
+      const int count = static_cast<int>(end - j < longest ? end - j : longest);
       for (Index s = 0; s < removed; ++s) body(j, s, count);
     }
   }

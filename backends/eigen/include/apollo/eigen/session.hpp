@@ -68,7 +68,8 @@ class EigenSession {
   GradientSummary project(const Plan& plan, const MatrixView<const G>& x, const DenseDirections<T>& p, T factor, T* r,
                           double* channel) const {
     return over_tiles(plan, [&](Index begin, Index end, int lane) {
-      if (plan.rank == 1) return Tiles::project_line(plan, x, p.data, factor, r, begin, end, channel);
+      if (plan.rank == 1)
+        return Tiles::project_line(plan, x, p.data, factor, r, begin, end, channel, scratch_.lane(plan, lane).lines);
       const auto directions = row_major(p.data, plan.removed, plan.rank);
       const auto out = row_major(r + begin * plan.rank, end - begin, plan.rank);
       for (Index i = 0; i < out.size(); ++i) out.data[i] = 0;
@@ -84,15 +85,20 @@ class EigenSession {
   GradientSummary project(const Plan& plan, const MatrixView<const G>& x, const SparseDirections& p, T factor, T* r,
                           double* channel) const {
     const T weight = factor / static_cast<T>(__builtin_sqrt(static_cast<double>(p.nonzeros)));
-    return over_tiles(plan, [&](Index begin, Index end, int lane) {
+    const bool by_row = memory_order(x) == Order2D::row_major;
+    SparseLines<T> lines = scratch_.sparse;
+    if (!by_row) lines.invert(p);
+    return over_tiles(plan, [&](Index begin, Index end, int number) {
       T* out = r + begin * plan.rank;
-      if (memory_order(x) == Order2D::row_major)
-        Tiles::scatter_rows(plan, x, p, begin, end, out);
-      else
-        Tiles::scatter_columns(plan, x, p, begin, end, out, scratch_.lane(plan, lane).rows);
       const Index size = (end - begin) * plan.rank;
-      for (Index i = 0; i < size; ++i) out[i] *= weight;
-      GradientSummary summary = Tiles::inspect_tile(x, begin, end, channel);
+      GradientSummary summary;
+      if (by_row) {
+        summary = Tiles::scatter_rows(plan, x, p, begin, end, out, channel);
+        for (Index i = 0; i < size; ++i) out[i] *= weight;
+      } else {
+        const auto lane = scratch_.lane(plan, number);
+        summary = Tiles::scatter_columns(plan, x, lines, begin, end, out, weight, channel, lane.rows, lane.lines);
+      }
       Tiles::check_projection(out, size, summary);
       return summary;
     });
@@ -125,7 +131,7 @@ class EigenSession {
       for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j) n_channel[j] = 0;
       T x_buffer[runs::length], n[runs::length];
       const bool rows = plan.state_order == Order2D::row_major;
-      runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed,
+      runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed, runs::length,
                      [&](Index j, Index s, int count) {
                        const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
                        for (int i = 0; i < count; ++i) n[i] = c.gradient_factor * g[i];
@@ -160,7 +166,7 @@ class EigenSession {
       T buffer[runs::length];
       bool finite = true;
       for (int k = 0; k < count; ++k) column[first + k] = 0;
-      runs::for_runs(memory_order(values), 0, values.rows, count, [&](Index j, Index k, int length) {
+      runs::for_runs(memory_order(values), 0, values.rows, count, runs::length, [&](Index j, Index k, int length) {
         const T* run =
             runs::load(values.at(j, first + k), rows ? values.col_stride : values.row_stride, length, buffer);
         if (rows)
@@ -213,24 +219,29 @@ class EigenSession {
   template <class Weights, class W, class G>
   void apply(const Plan& plan, const MatrixView<W>& w, const MatrixView<const G>& x, const T* channel_step,
              const StepCoefficients<T>& c) const {
+    // Every element is its own: lines of memory are walked as they lie, backwards, since the end of X is still in the cache.
     const Order2D order = memory_order(w);
     const bool rows = order == Order2D::row_major;
-    executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
+    const bool direct = runs::in_place<T>(w, order) && runs::in_place<T>(x, order);
+    const Index lines = rows ? plan.kept : plan.removed, across = rows ? plan.removed : plan.kept;
+    const Index height = across < tile_elements ? tile_elements / across : 1;
+    const Index longest = direct ? runs::length_in_place : runs::length;
+    const Index tiles = (lines + height - 1) / height;
+    executor::for_tiles(pool_, tiles, [&](Index number, int) {
       T w_buffer[runs::length], x_buffer[runs::length];
-      runs::for_runs(order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed, [&](Index j, Index s, int count) {
-        const Index stride = rows ? w.col_stride : w.row_stride;
-        T* APOLLO_RESTRICT values = open(w.at(j, s), stride, count, w_buffer);
-        const T* APOLLO_RESTRICT g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
-        const T before = c.decay_before, after = c.decay_after;
-        if (rows) {
-          const T step = channel_step[j];
-          for (int i = 0; i < count; ++i) values[i] = after * (before * values[i] - step * g[i]);
-        } else {
-          const T* APOLLO_RESTRICT step = channel_step + j;
-          for (int i = 0; i < count; ++i) values[i] = after * (before * values[i] - step[i] * g[i]);
+      const Index first = (tiles - 1 - number) * height, last = first + height < lines ? first + height : lines;
+      for (Index line = first; line < last; ++line)
+        for (Index at = 0; at < across; at += longest) {
+          const int count = static_cast<int>(across - at < longest ? across - at : longest);
+          const Index j = rows ? line : at, s = rows ? at : line;
+          const Index stride = rows ? w.col_stride : w.row_stride;
+          T* values = open(w.at(j, s), stride, count, w_buffer);
+          const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
+          const simd::Apply<T> apply{c.decay_before, c.decay_after, channel_step[j]};
+          simd::dispatch(
+              [&](auto kernels) { kernels.apply(values, g, count, apply, rows ? nullptr : channel_step + j); });
+          runs::store<Weights>(values, w.at(j, s), stride, count);
         }
-        runs::store<Weights>(values, w.at(j, s), stride, count);
-      });
     });
   }
 
@@ -274,7 +285,7 @@ class EigenSession {
     const auto fill = [&](Index j, Index rows, Index s, Index cols, T* slice, const auto& lane) {
       T buffer[runs::length];
       const auto out = row_major(slice, rows, cols);
-      runs::for_runs(memory_order(x), 0, rows, cols, [&](Index i, Index k, int count) {
+      runs::for_runs(memory_order(x), 0, rows, cols, runs::length, [&](Index i, Index k, int count) {
         const T* g = runs::load(x.at(j + i, s + k), by_row ? x.col_stride : x.row_stride, count, buffer);
         const T* scale = channel_step + j + i;
         T* to = out.at(i, k);
@@ -296,27 +307,25 @@ class EigenSession {
               const T* channel_step) const {
     const bool rows = plan.state_order == Order2D::row_major;
     const bool by_channel = channel_step != nullptr;
+    const bool direct = runs::in_place<T>(w, plan.state_order) && runs::in_place<T>(x, plan.state_order) &&
+                        MomentStorage<stored_t<Moments, T>, T>::in_place;
+    const Index longest = direct ? runs::length_in_place : runs::length;
     executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
-      T w_buffer[runs::length], x_buffer[runs::length], n_buffer[runs::length];
-      runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed,
+      T w_buffer[runs::length], x_buffer[runs::length];
+      runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed, longest,
                      [&](Index j, Index s, int count) {
                        const Index stride = rows ? w.col_stride : w.row_stride;
-                       T* APOLLO_RESTRICT values = open(w.at(j, s), stride, count, w_buffer);
+                       T* values = open(w.at(j, s), stride, count, w_buffer);
                        const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
-                       T* APOLLO_RESTRICT n = n_buffer;
-                       if (c.coupled_decay != 0)
-                         for (int i = 0; i < count; ++i) n[i] = c.gradient_factor * g[i] + c.coupled_decay * values[i];
-                       else
-                         for (int i = 0; i < count; ++i) n[i] = c.gradient_factor * g[i];
-                       update_run<Moments>(n, n, state, rows ? j * plan.removed + s : s * plan.kept + j, count, c);
-                       const T before = c.decay_before, after = c.decay_after;
                        const T step = by_channel ? channel_step[j] : static_cast<T>(c.step);
-                       if (by_channel && !rows) {
-                         for (int i = 0; i < count; ++i)
-                           values[i] = after * (before * values[i] - channel_step[j + i] * n[i]);
-                       } else {
-                         for (int i = 0; i < count; ++i) values[i] = after * (before * values[i] - step * n[i]);
-                       }
+                       const simd::Apply<T> apply{c.decay_before, c.decay_after, step};
+                       const T* steps = by_channel && !rows ? channel_step + j : nullptr;
+                       with_moments<Moments>(
+                           state, rows ? j * plan.removed + s : s * plan.kept + j, count, c, [&](T* first, T* second) {
+                             simd::dispatch([&](auto kernels) {
+                               kernels.template update<Moments>(values, g, first, second, count, c, apply, steps);
+                             });
+                           });
                        runs::store<Weights>(values, w.at(j, s), stride, count);
                      });
     });
@@ -359,35 +368,26 @@ class EigenSession {
     });
   }
 
+  /// Calls body(first, second) with `count` moments, number `at` and after in their buffers, opened to T.
+  template <class Moments, class Body>
+  static void with_moments(const MomentPointers<stored_t<Moments, T>>& state, Index at, int count,
+                           const StepCoefficients<T>& c, Body&& body) {
+    using Storage = MomentStorage<stored_t<Moments, T>, T>;
+    T buffer[2][Storage::in_place ? 1 : runs::length];
+    T* opened[2] = {nullptr, nullptr};
+    for (int b = 0; b < Moments::buffers; ++b) opened[b] = Storage::open(state.buffer[b] + at, buffer[b], count);
+    body(opened[0], opened[1]);
+    for (int b = 0; b < Moments::buffers; ++b)
+      Storage::close(opened[b], state.buffer[b] + at, count, c.rounding[b], at);
+  }
+
   /// Moments of `count` values that are number `at` and after in their buffers. `n` may be `r`.
   template <class Moments>
   static void update_run(const T* r, T* n, const MomentPointers<stored_t<Moments, T>>& state, Index at, int count,
                          const StepCoefficients<T>& c) {
-    using Storage = MomentStorage<stored_t<Moments, T>, T>;
-    const MomentCoefficients<T> k = c.moments;
-    if constexpr (Moments::buffers == 0) {
-      for (int i = 0; i < count; ++i) n[i] = Moments::update(r[i], static_cast<T*>(nullptr), k);
-    } else {
-      T buffer[2][runs::length];
-      T* APOLLO_RESTRICT first = Storage::open(state.buffer[0] + at, buffer[0], count);
-      if constexpr (Moments::buffers == 1) {
-        for (int i = 0; i < count; ++i) {
-          T value[1] = {first[i]};
-          n[i] = Moments::update(r[i], value, k);
-          first[i] = value[0];
-        }
-      } else {
-        T* APOLLO_RESTRICT second = Storage::open(state.buffer[1] + at, buffer[1], count);
-        for (int i = 0; i < count; ++i) {
-          T value[2] = {first[i], second[i]};
-          n[i] = Moments::update(r[i], value, k);
-          first[i] = value[0];
-          second[i] = value[1];
-        }
-        Storage::close(second, state.buffer[1] + at, count, c.rounding[1], at);
-      }
-      Storage::close(first, state.buffer[0] + at, count, c.rounding[0], at);
-    }
+    with_moments<Moments>(state, at, count, c, [&](T* first, T* second) {
+      simd::dispatch([&](auto kernels) { kernels.template moments<Moments>(r, n, first, second, count, c.moments); });
+    });
   }
 
   /// Adds the squares of a run of kept x rank values, number `at` and after, to their channels.
@@ -424,21 +424,23 @@ class EigenSession {
     executor::for_tiles(pool_, plan.tiles, [&](Index tile, int number) {
       const auto lane = scratch_.lane(plan, number);
       const Index begin = plan.tile_begin(tile), rows = plan.tile_end(tile) - begin;
-      T buffer[runs::length];
+      const simd::Apply<T> apply{c.decay_before, c.decay_after, step};
+      T buffer[runs::length], u_buffer[runs::length];
       for (Index s = 0; s < plan.removed; s += runs::length) {
         const Index cols = plan.removed - s < runs::length ? plan.removed - s : runs::length;
         fill(begin, rows, s, cols, lane.rows, lane);
         const bool by_row = memory_order(w) == Order2D::row_major;
         const auto u = row_major(static_cast<const T*>(lane.rows), rows, cols);
         const auto target = w.middle_rows(begin, rows).middle_cols(s, cols);
-        runs::for_runs(by_row ? Order2D::row_major : Order2D::column_major, 0, rows, cols,
+        runs::for_runs(by_row ? Order2D::row_major : Order2D::column_major, 0, rows, cols, runs::length,
                        [&](Index j, Index k, int count) {
                          const Index stride = by_row ? w.col_stride : w.row_stride;
                          const Index u_stride = by_row ? 1 : cols;
-                         T* APOLLO_RESTRICT values = open(target.at(j, k), stride, count, buffer);
-                         const T* APOLLO_RESTRICT from = u.at(j, k);
-                         for (int i = 0; i < count; ++i)
-                           values[i] = c.decay_after * (c.decay_before * values[i] - step * from[i * u_stride]);
+                         T* values = open(target.at(j, k), stride, count, buffer);
+                         const T* from = runs::load(u.at(j, k), u_stride, count, u_buffer);
+                         simd::dispatch([&](auto kernels) {
+                           kernels.apply(values, from, count, apply, static_cast<const T*>(nullptr));
+                         });
                          runs::store<Weights>(values, target.at(j, k), stride, count);
                        });
       }

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// The innermost loops, compiled once for each instruction set and chosen at run time, so that a program built with plain -O2
+// runs as fast as one built for its machine.
+#pragma once
+
+#include <apollo/policy/moments.hpp>
+#include <apollo/step/coefficients.hpp>
+#include <apollo/tensor/number.hpp>
+
+#if defined(_MSC_VER)
+#define APOLLO_RESTRICT __restrict
+#else
+#define APOLLO_RESTRICT __restrict__
+#endif
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define APOLLO_X86_DISPATCH 1
+#else
+#define APOLLO_X86_DISPATCH 0
+#endif
+
+namespace apollo::simd {
+
+/// What the loops are compiled for.
+enum class Isa { baseline, avx2, avx512 };
+
+/// What this processor has.
+inline Isa best() {
+#if APOLLO_X86_DISPATCH
+  static const Isa isa = [] {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma"))
+      return Isa::avx512;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Isa::avx2 : Isa::baseline;
+  }();
+  return isa;
+#else
+  return Isa::baseline;
+#endif
+}
+
+/// The scalars of W <- after (before W - step U).
+template <class T>
+struct Apply {
+  T before = 1;
+  T after = 1;
+  T step = 0;
+};
+
+}  // namespace apollo::simd
+
+#define APOLLO_ISA 0
+#define APOLLO_ISA_NAMESPACE baseline
+#define APOLLO_TARGET
+#include <apollo/eigen/simd_kernels.hpp>
+#undef APOLLO_ISA
+#undef APOLLO_ISA_NAMESPACE
+#undef APOLLO_TARGET
+
+#if APOLLO_X86_DISPATCH
+#define APOLLO_ISA 2
+#define APOLLO_ISA_NAMESPACE avx2
+#define APOLLO_TARGET __attribute__((target("avx2,fma")))
+#include <apollo/eigen/simd_kernels.hpp>
+#undef APOLLO_ISA
+#undef APOLLO_ISA_NAMESPACE
+#undef APOLLO_TARGET
+
+#define APOLLO_ISA 512
+#define APOLLO_ISA_NAMESPACE avx512
+#if defined(__clang__)
+#define APOLLO_TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma")))
+#else
+#define APOLLO_TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma,prefer-vector-width=512")))
+#endif
+#include <apollo/eigen/simd_kernels.hpp>
+#undef APOLLO_ISA
+#undef APOLLO_ISA_NAMESPACE
+#undef APOLLO_TARGET
+#endif
+
+namespace apollo::simd {
+
+/// Calls call(kernels) with the loops for this processor. A branch a run of 256 values costs nothing.
+template <class Call>
+APOLLO_INLINE auto dispatch(Call&& call) {
+#if APOLLO_X86_DISPATCH
+  const Isa isa = best();
+  if (isa == Isa::avx512) return call(avx512::Kernels{});
+  if (isa == Isa::avx2) return call(avx2::Kernels{});
+#endif
+  return call(baseline::Kernels{});
+}
+
+}  // namespace apollo::simd
