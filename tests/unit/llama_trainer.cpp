@@ -142,6 +142,7 @@ Index published_state(std::string_view optimizer, Index rank, Index rows, Index 
   if (optimizer == "sgd" || optimizer == "scale") return 0;
   if (optimizer == "sgd-momentum") return 4 * longer * shorter;
   if (optimizer == "flora") return 4 * rank * longer;
+  if (optimizer == "flora-factored") return 4 * (rank * longer + longer + shorter);
   if (optimizer == "galore-adafactor") return 4 * (rank * shorter + longer + rank);
   if (optimizer == "apollo-mini") return 4 * 2 * longer;
   if (optimizer == "galore" || optimizer == "fira" || optimizer == "apollo-svd")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The innermost loops, compiled once for each instruction set and chosen at run time, so that a program built with plain -O2
-// runs as fast as one built for its machine.
+// has those of its machine.
 #pragma once
 
 #include <apollo/policy/moments.hpp>
