@@ -119,16 +119,14 @@ struct DenseDirections {
   Index removed = 0;
 };
 
-/// Whether a projection is random and dense.
-template <class Projection>
+/// Whether a projection is random and dense. The sketch is looked at only where that is `asked`: it may be one that fails.
+template <class Projection, bool asked>
 constexpr bool is_drawn_as_matrix() {
-  if constexpr (Projection::random)
+  if constexpr (asked && Projection::random)
     return Projection::Sketch::dense;
   else
     return false;
 }
-template <class Projection>
-inline constexpr bool draws_matrix = is_drawn_as_matrix<Projection>();
 
 /// P as the backends see it where it is sparse. Inputs come in groups of `lanes`; in map h of `nonzeros`, input
 /// s = lanes * q + l goes to bucket[h * map_size + q] + l with sign[h * removed + s] (the sign bit of a float).

@@ -45,7 +45,7 @@ struct PolicySet {
   static_assert(!factored || (Granularity::elementwise && !Granularity::residual),
                 "apollo: AdafactorMoments need ElementScaling; see docs/compose.md.");
   static_assert(!factored_gradient || (Granularity::elementwise && !Granularity::residual &&
-                                       (!Projection::projects || draws_matrix<Projection>)),
+                                       (!Projection::projects || is_drawn_as_matrix<Projection, factored_gradient>())),
                 "apollo: FactoredMeanMoments need ElementScaling, and no projection or a random one that is drawn as a "
                 "matrix (no sparse signs); see docs/compose.md.");
 };
