@@ -184,9 +184,7 @@ struct EigenTiles {
       const int take = count - done < EigenLines<T>::at_once ? count - done : EigenLines<T>::at_once;
       for (int l = 0; l < take; ++l) {
         const Index s = lines == nullptr ? first + done + l : lines[done + l];
-        T* to = converted + l * width;
-        const T* from = runs::load(x.at(begin, s), x.row_stride, static_cast<int>(width), to);
-        for (Index i = 0; from != to && i < width; ++i) to[i] = from[i];
+        runs::load(x.at(begin, s), x.row_stride, static_cast<int>(width), converted + l * width);
       }
       simd::dispatch([&](auto kernels) {
         kernels.add_lines(static_cast<const T*>(converted), width, nullptr, coefficients + done, take, width, out,

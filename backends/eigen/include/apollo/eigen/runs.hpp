@@ -24,6 +24,15 @@ APOLLO_INLINE const T* load(const V* from, Index stride, int count, T* buffer) {
   return buffer;
 }
 
+/// The same of weights, which are then changed in place or in `buffer`, to be stored.
+template <class T, class W>
+APOLLO_INLINE T* open(W* weight, Index stride, int count, T* buffer) {
+  if constexpr (std::is_same_v<W, T>)
+    if (stride == 1) return weight;
+  for (int i = 0; i < count; ++i) buffer[i] = static_cast<T>(weight[i * stride]);
+  return buffer;
+}
+
 /// Stores a run of weights; nothing to do where they were changed in place.
 template <class Weights, class T, class W>
 APOLLO_INLINE void store(const T* values, W* to, Index stride, int count) {

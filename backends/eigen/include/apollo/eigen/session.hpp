@@ -2,6 +2,7 @@
 // The Eigen backend's loops: project, moments, apply, and the linear algebra that a basis is made of.
 #pragma once
 
+#include <apollo/eigen/moments.hpp>
 #include <apollo/eigen/project.hpp>
 #include <apollo/step/residual.hpp>
 
@@ -11,6 +12,7 @@ template <class T, class Policies>
 class EigenSession {
   using Scratch = EigenScratch<T, Policies>;
   using Tiles = EigenTiles<T>;
+  using Runs = EigenMoments<T>;
 
  public:
   EigenSession(const EigenBackend& backend, const Plan& plan, std::byte* scratch, EigenBackend::Tools& tools)
@@ -117,8 +119,8 @@ class EigenSession {
       for (Index at = first; at < last; at += runs::length) {
         const int count = static_cast<int>(last - at < runs::length ? last - at : runs::length);
         T* n = n_matrix != nullptr ? n_matrix + at : buffer;
-        update_run<Moments>(r + at, n, state, at, count, c);
-        if (n_channel != nullptr) add_by_channel(plan.rank, at, count, n, r + at, n_channel, r_channel);
+        Runs::template update<Moments>(r + at, n, state, at, count, c);
+        if (n_channel != nullptr) Runs::add_by_channel(plan.rank, at, count, n, r + at, n_channel, r_channel);
       }
     });
   }
@@ -135,7 +137,8 @@ class EigenSession {
                      [&](Index j, Index s, int count) {
                        const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
                        for (int i = 0; i < count; ++i) n[i] = c.gradient_factor * g[i];
-                       update_run<Moments>(n, n, state, rows ? j * plan.removed + s : s * plan.kept + j, count, c);
+                       Runs::template update<Moments>(n, n, state, rows ? j * plan.removed + s : s * plan.kept + j,
+                                                      count, c);
                        if (rows)
                          n_channel[j] += runs::sum_squares(n, count);
                        else
@@ -235,7 +238,7 @@ class EigenSession {
           const int count = static_cast<int>(across - at < longest ? across - at : longest);
           const Index j = rows ? line : at, s = rows ? at : line;
           const Index stride = rows ? w.col_stride : w.row_stride;
-          T* values = open(w.at(j, s), stride, count, w_buffer);
+          T* values = runs::open(w.at(j, s), stride, count, w_buffer);
           const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
           const simd::Apply<T> apply{c.decay_before, c.decay_after, channel_step[j]};
           simd::dispatch(
@@ -315,12 +318,12 @@ class EigenSession {
       runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed, longest,
                      [&](Index j, Index s, int count) {
                        const Index stride = rows ? w.col_stride : w.row_stride;
-                       T* values = open(w.at(j, s), stride, count, w_buffer);
+                       T* values = runs::open(w.at(j, s), stride, count, w_buffer);
                        const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
                        const T step = by_channel ? channel_step[j] : static_cast<T>(c.step);
                        const simd::Apply<T> apply{c.decay_before, c.decay_after, step};
                        const T* steps = by_channel && !rows ? channel_step + j : nullptr;
-                       with_moments<Moments>(
+                       Runs::template with_moments<Moments>(
                            state, rows ? j * plan.removed + s : s * plan.kept + j, count, c, [&](T* first, T* second) {
                              simd::dispatch([&](auto kernels) {
                                kernels.template update<Moments>(values, g, first, second, count, c, apply, steps);
@@ -368,55 +371,6 @@ class EigenSession {
     });
   }
 
-  /// Calls body(first, second) with `count` moments, number `at` and after in their buffers, opened to T.
-  template <class Moments, class Body>
-  static void with_moments(const MomentPointers<stored_t<Moments, T>>& state, Index at, int count,
-                           const StepCoefficients<T>& c, Body&& body) {
-    using Storage = MomentStorage<stored_t<Moments, T>, T>;
-    T buffer[2][Storage::in_place ? 1 : runs::length];
-    T* opened[2] = {nullptr, nullptr};
-    for (int b = 0; b < Moments::buffers; ++b) opened[b] = Storage::open(state.buffer[b] + at, buffer[b], count);
-    body(opened[0], opened[1]);
-    for (int b = 0; b < Moments::buffers; ++b)
-      Storage::close(opened[b], state.buffer[b] + at, count, c.rounding[b], at);
-  }
-
-  /// Moments of `count` values that are number `at` and after in their buffers. `n` may be `r`.
-  template <class Moments>
-  static void update_run(const T* r, T* n, const MomentPointers<stored_t<Moments, T>>& state, Index at, int count,
-                         const StepCoefficients<T>& c) {
-    with_moments<Moments>(state, at, count, c, [&](T* first, T* second) {
-      simd::dispatch([&](auto kernels) { kernels.template moments<Moments>(r, n, first, second, count, c.moments); });
-    });
-  }
-
-  /// Adds the squares of a run of kept x rank values, number `at` and after, to their channels.
-  static void add_by_channel(Index rank, Index at, int count, const T* n, const T* r, double* n_channel,
-                             double* r_channel) {
-    for (int i = 0; i < count;) {
-      const Index j = (at + i) / rank;
-      const Index left = (j + 1) * rank - (at + i);
-      const int take = left < count - i ? static_cast<int>(left) : count - i;
-      if (take == 1) {
-        n_channel[j] += static_cast<double>(n[i]) * static_cast<double>(n[i]);
-        r_channel[j] += static_cast<double>(r[i]) * static_cast<double>(r[i]);
-      } else {
-        bool finite = true;
-        n_channel[j] += runs::measure(n + i, take, finite);
-        r_channel[j] += runs::measure(r + i, take, finite);
-      }
-      i += take;
-    }
-  }
-
-  template <class W>
-  static T* open(W* weight, Index stride, int count, T* buffer) {
-    if constexpr (std::is_same_v<W, T>)
-      if (stride == 1) return weight;
-    for (int i = 0; i < count; ++i) buffer[i] = static_cast<T>(weight[i * stride]);
-    return buffer;
-  }
-
   /// W <- (W before - step U) after, U made slice by slice of at most 256 columns by fill(j, rows, s, cols, slice, lane).
   template <class Weights, class W, class Fill>
   void lift_by_slices(const Plan& plan, const MatrixView<W>& w, T step, const StepCoefficients<T>& c,
@@ -436,7 +390,7 @@ class EigenSession {
                        [&](Index j, Index k, int count) {
                          const Index stride = by_row ? w.col_stride : w.row_stride;
                          const Index u_stride = by_row ? 1 : cols;
-                         T* values = open(target.at(j, k), stride, count, buffer);
+                         T* values = runs::open(target.at(j, k), stride, count, buffer);
                          const T* from = runs::load(u.at(j, k), u_stride, count, u_buffer);
                          simd::dispatch([&](auto kernels) {
                            kernels.apply(values, from, count, apply, static_cast<const T*>(nullptr));
