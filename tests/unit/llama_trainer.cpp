@@ -362,7 +362,7 @@ TEST_CASE("every optimizer lowers the loss") {
     TrainerSettings s = settings(tuned.name);
     s.steps = 40, s.other_lr = 1.6e-2;
     if (tuned.name == "adamw-one-lr") s.lr = s.other_lr;
-    if (tuned.name == "flora") s.lr = 0.1;  // follows the gradients' size, which is another here than in nano
+    if (tuned.name == "flora") s.lr = 0.1;            // follows the gradients' size, which is another here than in nano
     if (tuned.name == "flora-factored") s.lr = 1e-3;  // a projection of rank 4 is noisier than nano's
     Trainer trainer(s, repetitive);
     const double before = trainer.validation_loss();
