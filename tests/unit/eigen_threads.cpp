@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -144,6 +145,49 @@ void same_bits(const char* what, const typename Member::Options& options, bool c
 #endif
 }
 
+/// Small tensors of three optimizers and a large one; tensor 5 has a NaN in its gradient.
+struct MixedNet {
+  apollo::eigen::Optimizer optimizer;
+  std::vector<std::vector<float>> weights, gradients;
+  explicit MixedNet(const EigenBackend& backend, int small = 9) : optimizer(backend) {
+    const auto sparse = optimizer.add_group<apollo::eigen::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(
+        {.rank = 8, .update_proj_gap = 3});
+    const auto galore = optimizer.add_group(apollo::GaLoreOptions{.rank = 3, .update_proj_gap = 2});
+    const auto full = optimizer.add_group(apollo::AdamWOptions{});
+    weights.reserve(100), gradients.reserve(100);
+    add(sparse, "large", 700, 400);  // more than Dealer::small_size elements
+    for (int i = 0; i < small; ++i) {
+      const std::string number = std::to_string(i);
+      add(sparse, "sparse" + number, 40 + i, 64);
+      add(galore, "galore" + number, 33, 20 + i);
+      add(full, "full" + number, 1, 50 + i);
+    }
+    optimizer.clip_global_norm(1);
+  }
+  template <class Group>
+  void add(Group group, const std::string& name, Index rows, Index cols) {
+    const float* from = noise(700 * 400).data();
+    weights.emplace_back(from, from + rows * cols);
+    gradients.emplace_back(weights.back().rbegin(), weights.back().rend());
+    optimizer.add(group, name, apollo::row_major(weights.back().data(), rows, cols),
+                  apollo::row_major(gradients.back().data(), rows, cols));
+  }
+  std::uint64_t after(int count) {
+    gradients[5][3] = std::numeric_limits<float>::quiet_NaN();  // skipped, and said so in its own report
+    for (int t = 0; t < count; ++t) {
+      const apollo::StepReport report = optimizer.step();
+      CHECK(report.skipped == 1);
+      CHECK(report.tensors[5].reason == apollo::Skip::not_finite);
+      CHECK(report.tensors[6].name == "full1");
+      CHECK(report.clip_factor < 1);
+      gradients[1][0] = static_cast<float>(report.global_norm);
+    }
+    std::uint64_t hash = 1;
+    for (const auto& w : weights) hash = hash_of(w.data(), w.size() * sizeof w[0], hash);
+    return hash;
+  }
+};
+
 }  // namespace
 
 TEST_CASE("AdamW: same bits for 1, 2, 3, 5 and 16 threads") {
@@ -201,6 +245,39 @@ TEST_CASE("the number of lanes need not be the number of threads") {
   CHECK(once(few, 7) == once(many, 1));
   CHECK(few.calls > 0);
   CHECK(once(few, 1000) == once(many, 16));  // more lanes than tiles
+}
+
+TEST_CASE("a model of small and large tensors: same bits for any number of lanes, and one region for all small ones") {
+  Pool pool;
+  const std::uint64_t expected = MixedNet(EigenBackend(1)).after(7);
+  for (const int lanes : {2, 3, 16}) {
+    CAPTURE(lanes);
+    CHECK(MixedNet(EigenBackend(pool.executor(lanes))).after(7) == expected);
+  }
+  // More small tensors are no more regions.
+  const auto calls = [&](int small) {
+    MixedNet net(EigenBackend(pool.executor(2)), small);
+    pool.calls = 0;
+    net.optimizer.step();
+    return pool.calls.load();
+  };
+  CHECK(calls(9) > 0);
+  CHECK(calls(30) == calls(9));
+}
+
+TEST_CASE("a backend's lanes need memory of their own for small tensors, one part for all of them") {
+  const auto bytes = [](int lanes, Index rows, int tensors) {
+    std::vector<float> w(static_cast<std::size_t>(2 * rows * 32));
+    apollo::eigen::Optimizer optimizer{EigenBackend(lanes)};
+    const auto group = optimizer.add_group(apollo::ApolloOptions{.rank = 8});
+    for (int i = 0; i < tensors; ++i)
+      optimizer.add(group, "w" + std::to_string(i), apollo::row_major(w.data(), rows, 32),
+                    apollo::row_major(w.data() + rows * 32, rows, 32));
+    return optimizer.workspace_bytes();
+  };
+  CHECK(bytes(4, 512, 3) == bytes(4, 512, 1));
+  CHECK(bytes(4, 512, 1) == 4 * bytes(1, 512, 1));
+  CHECK(bytes(4, 32768, 1) < 2 * bytes(1, 32768, 1));  // large: the lanes share it
 }
 
 TEST_CASE("concurrent layer-wise steps are the serial ones") {

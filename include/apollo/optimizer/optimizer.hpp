@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include <apollo/optimizer/dealer.hpp>
 #include <apollo/optimizer/group.hpp>
 #include <apollo/optimizer/named.hpp>
 #include <apollo/optimizer/registry.hpp>
@@ -18,7 +19,7 @@ namespace apollo {
 /// Ticks: step() is one tick. Layer-wise, the first step(name) opens a tick, every tensor is stepped or skipped once, and
 /// end_tick() closes it. Schedules follow the tick; the bias correction of a tensor follows its own steps.
 ///
-/// Threads: step() uses the backend's. step(name, workspace) may run concurrently for different names between begin_tick()
+/// Threads: step() uses the backend's, all of them on a large tensor, each on small ones of its own. step(name, workspace) may run concurrently for different names between begin_tick()
 /// and end_tick(), one workspace a thread.
 template <class BackendType>
 class BasicOptimizer {
@@ -151,8 +152,10 @@ class BasicOptimizer {
       if (report.global_norm > clip_) report.clip_factor = clip_ / (report.global_norm + 1e-6);
     }
     ++tick_;
-    for (std::size_t i = 0; i < registry_.size(); ++i)
-      reports_[i] = step_one(registry_[i], workspace_, report.clip_factor);
+    dealer_.for_each(backend_, workspace_, registry_.size(),
+                     [&](std::size_t i, const Backend& backend, const Part& part) {
+                       reports_[i] = step_one(registry_[i], backend, part, report.clip_factor);
+                     });
     return summarise(report);
   }
 
@@ -217,7 +220,7 @@ class BasicOptimizer {
     const std::size_t index = registry_.index_of(name);
     check_turn(index);
     if (!open_) begin_tick();
-    return reports_[index] = step_one(registry_[index], workspace);
+    return reports_[index] = step_one(registry_[index], backend_, workspace);
   }
 
   /// Rebinds and steps.
@@ -242,7 +245,7 @@ class BasicOptimizer {
                  " tensors were not stepped in tick " + text(tick_) + ": " + missing + (count > 5 ? ", ..." : "") +
                  "; step them, or rebind them with no_gradient");
     for (std::size_t i = 0; i < registry_.size(); ++i)
-      if (registry_[i].tick != tick_) reports_[i] = step_one(registry_[i], workspace_);
+      if (registry_[i].tick != tick_) reports_[i] = step_one(registry_[i], backend_, workspace_);
     open_ = false;
     return summarise({});
   }
@@ -289,6 +292,8 @@ class BasicOptimizer {
   }
 
  private:
+  using Part = WorkspacePart<Backend>;
+
   template <class Policies, class W, class G>
   void add_view(Group<Policies> group, std::string_view name, TensorId id, const MatrixView<W>& w,
                 const MatrixView<const G>& g, bool with_gradient) {
@@ -314,10 +319,11 @@ class BasicOptimizer {
     }
     parameter->bind(weight, AnyView::of(g), with_gradient);
     parameter->tick = tick_;
-    parameter->reserve(backend_, workspace_);
+    dealer_.add(backend_, workspace_, *parameter, registry_.size());
     ++(vector_shaped ? state.vectors : state.matrices);
     registry_.add(std::move(parameter));
     reports_.emplace_back();
+    summaries_.emplace_back();
   }
 
   void check_group(std::size_t index, std::string_view tensor = {}) const {
@@ -336,6 +342,8 @@ class BasicOptimizer {
     }
     registry_.truncate(first);
     reports_.resize(first);
+    summaries_.resize(first);
+    dealer_.truncate(first);
   }
 
   void check_groups() const {
@@ -365,21 +373,24 @@ class BasicOptimizer {
   }
 
   double squared_norm() {
+    dealer_.for_each(backend_, workspace_, registry_.size(),
+                     [&](std::size_t i, const Backend& backend, const Part& part) {
+                       summaries_[i] = {};
+                       if (registry_[i].wants_step())
+                         summaries_[i] = registry_[i].inspect_gradient(backend, part, gradient_scale_);
+                     });
     double sum = 0;
-    for (const auto& parameter : registry_.all()) {
-      if (!parameter->wants_step()) continue;
-      const GradientSummary summary = parameter->inspect_gradient(backend_, workspace_, gradient_scale_);
+    for (const GradientSummary& summary : summaries_)
       if (summary.finite) sum += summary.squared_norm;  // the others will be skipped
-    }
     return sum;
   }
 
-  TensorReport step_one(Parameter<Backend>& parameter, Workspace<Backend>& workspace, double clip = 1) {
+  TensorReport step_one(Parameter<Backend>& parameter, const Backend& backend, const Part& part, double clip = 1) {
     TensorReport report;
     parameter.tick = tick_;
     const StepInput input{groups_[parameter.group].lr * schedule_.factor(tick_), gradient_scale_};
     if (parameter.wants_step())
-      report = parameter.step(backend_, workspace, input, clip);
+      report = parameter.step(backend, part, input, clip);
     else
       report.reason = Skip::no_gradient;
     report.name = parameter.name();
@@ -430,7 +441,9 @@ class BasicOptimizer {
   Workspace<Backend> workspace_;
   std::vector<GroupState> groups_;
   Registry<Backend> registry_;
+  Dealer<Backend> dealer_;
   std::vector<TensorReport> reports_;
+  std::vector<GradientSummary> summaries_;  ///< of each gradient, for clipping
   Schedule schedule_;
   double gradient_scale_ = 1;
   double clip_ = 0;

@@ -63,11 +63,13 @@ class Parameter {
   virtual Index record_bytes() const = 0;
   virtual std::string fingerprint() const = 0;
   virtual void reserve(const Backend& backend, Workspace<Backend>& workspace) const = 0;
+  virtual void reserve_lanes(const Backend& backend, Workspace<Backend>& workspace) const = 0;
   virtual Index workspace_bytes(const Backend& backend) const = 0;
-  virtual TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const StepInput& input,
+  virtual TensorReport step(const Backend& backend, const WorkspacePart<Backend>& workspace, const StepInput& input,
                             double clip) = 0;
-  virtual GradientSummary inspect_gradient(const Backend& backend, Workspace<Backend>& workspace, double factor) = 0;
-  virtual TensorReport accumulate(const Backend& backend, Workspace<Backend>& workspace, double factor) = 0;
+  virtual GradientSummary inspect_gradient(const Backend& backend, const WorkspacePart<Backend>& workspace,
+                                           double factor) = 0;
+  virtual TensorReport accumulate(const Backend& backend, const WorkspacePart<Backend>& workspace, double factor) = 0;
   virtual bool pending() const = 0;
   virtual bool accumulates_whole() const = 0;
   virtual Index accumulation_bytes() const = 0;
@@ -116,19 +118,23 @@ class TypedParameter final : public Parameter<Backend> {
   void reserve(const Backend& backend, Workspace<Backend>& workspace) const override {
     core_.reserve(backend, workspace);
   }
+  void reserve_lanes(const Backend& backend, Workspace<Backend>& workspace) const override {
+    core_.reserve_lanes(backend, workspace);
+  }
 
   Index workspace_bytes(const Backend& backend) const override { return core_.workspace_bytes(backend); }
 
-  TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const StepInput& input,
+  TensorReport step(const Backend& backend, const WorkspacePart<Backend>& workspace, const StepInput& input,
                     double clip) override {
     return core_.step(backend, workspace, this->weight_.template as<W>(), gradient(), input, clip);
   }
 
-  GradientSummary inspect_gradient(const Backend& backend, Workspace<Backend>& workspace, double factor) override {
+  GradientSummary inspect_gradient(const Backend& backend, const WorkspacePart<Backend>& workspace,
+                                   double factor) override {
     return core_.inspect(backend, workspace, gradient(), factor);
   }
 
-  TensorReport accumulate(const Backend& backend, Workspace<Backend>& workspace, double factor) override {
+  TensorReport accumulate(const Backend& backend, const WorkspacePart<Backend>& workspace, double factor) override {
     return core_.accumulate(backend, workspace, gradient(), factor);
   }
   bool pending() const override { return core_.pending(); }

@@ -35,10 +35,13 @@ class TensorCore {
   void reserve(const Backend& backend, Workspace<Backend>& workspace) const {
     workspace.template reserve<Policies, T>(backend, setup_.plan, setup_.settings);
   }
+  void reserve_lanes(const Backend& backend, Workspace<Backend>& workspace) const {
+    workspace.template reserve_lanes<Policies, T>(backend, setup_.plan, setup_.settings);
+  }
 
   /// Steps with g, and with what was accumulated; g may have no memory then. `clip` multiplies their sum.
   template <class W, class G>
-  TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<W>& w,
+  TensorReport step(const Backend& backend, const WorkspacePart<Backend>& workspace, const MatrixView<W>& w,
                     const MatrixView<const G>& g, const StepInput& input, double clip = 1) noexcept {
     const StepInput clipped{input.lr, input.gradient_factor * clip};
     if (!sum_.pending()) return Steps::step(backend, workspace, setup_, state_, w, g, clipped);
@@ -57,7 +60,7 @@ class TensorCore {
 
   /// Adds the gradient of a micro-batch, times `factor`, to what the next step takes.
   template <class G>
-  TensorReport accumulate(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<const G>& g,
+  TensorReport accumulate(const Backend& backend, const WorkspacePart<Backend>& workspace, const MatrixView<const G>& g,
                           double factor) {
     return Steps::accumulate(backend, workspace, setup_, state_, sum_, g, factor);
   }
@@ -76,7 +79,7 @@ class TensorCore {
 
   /// Finiteness and norm of what a step would take, for clipping by the norm of many. A whole sum takes up g here.
   template <class G>
-  GradientSummary inspect(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<const G>& g,
+  GradientSummary inspect(const Backend& backend, const WorkspacePart<Backend>& workspace, const MatrixView<const G>& g,
                           double factor) {
     if (sum_.pending() && sum_.whole()) {
       if (!folded_ && g.data != nullptr) accumulate(backend, workspace, g, factor);
@@ -95,7 +98,7 @@ class TensorCore {
 
   /// Sets P (rank x removed, row k is direction k) and treats the moments as `on_refresh` says.
   template <class P>
-  void set_projection(const Backend& backend, Workspace<Backend>& workspace, const MatrixView<P>& p,
+  void set_projection(const Backend& backend, const WorkspacePart<Backend>& workspace, const MatrixView<P>& p,
                       std::string_view name) {
     const Plan& plan = setup_.plan;
     if (p.data == nullptr || p.rows != plan.rank || p.cols != plan.removed)
@@ -105,7 +108,7 @@ class TensorCore {
       const std::string tensor = name.empty() ? "" : "tensor " + quote(name) + ": ";
       refuse_now(tensor + "set_projection() while accumulated gradients wait for a step; step or discard them first");
     }
-    Carver carver(workspace.data());
+    Carver carver(workspace.data);
     const auto scratch =
         Scratch<Policies, T>::carve(carver, plan, setup_.settings, backend.template scratch_bytes<T, Policies>(plan));
     T* basis = state_.basis.data();
@@ -118,7 +121,7 @@ class TensorCore {
     if (!replaces) return;
     if (settings().on_refresh == OnRefresh::reset) Steps::reset_moments(state_);
     if (settings().on_refresh == OnRefresh::rotate)
-      Steps::rotate_moments({backend, plan, scratch.backend, workspace.tools()}, setup_, state_, scratch, basis);
+      Steps::rotate_moments({backend, plan, scratch.backend, workspace.tools}, setup_, state_, scratch, basis);
   }
 
   /// What a checkpoint must agree on for its numbers to mean the same here.

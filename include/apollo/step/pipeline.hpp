@@ -34,7 +34,7 @@ class Pipeline {
   /// a sum of R of earlier gradients, or null; beside it G may have no memory.
   /// Reads G once (one-pass optimizers without check_finite), twice, or at a singular-vector refresh once more per product.
   template <class W, class G>
-  static TensorReport step(const Backend& backend, Workspace<Backend>& workspace, const TensorSetup& setup,
+  static TensorReport step(const Backend& backend, const WorkspacePart<Backend>& workspace, const TensorSetup& setup,
                            TensorState& state, const MatrixView<W>& weight, const MatrixView<const G>& gradient,
                            const StepInput& input, const T* carried = nullptr) noexcept {
     TensorReport report;
@@ -53,8 +53,9 @@ class Pipeline {
   /// Adds factor G to the sum that the next step will take. What is not finite stays in the sum, so that the step is skipped
   /// as it would be with one large batch. Allocates if nothing is pending.
   template <class G>
-  static TensorReport accumulate(const Backend& backend, Workspace<Backend>& workspace, const TensorSetup& setup,
-                                 TensorState& state, Sum& sum, const MatrixView<const G>& gradient, double factor) {
+  static TensorReport accumulate(const Backend& backend, const WorkspacePart<Backend>& workspace,
+                                 const TensorSetup& setup, TensorState& state, Sum& sum,
+                                 const MatrixView<const G>& gradient, double factor) {
     const Plan& plan = setup.plan;
     TensorReport report;
     if (!has_projection(state, report)) return report;
@@ -79,8 +80,8 @@ class Pipeline {
 
   /// Norm and finiteness of a gradient alone.
   template <class G>
-  static GradientSummary inspect(const Backend& backend, Workspace<Backend>& workspace, const TensorSetup& setup,
-                                 const MatrixView<const G>& gradient) {
+  static GradientSummary inspect(const Backend& backend, const WorkspacePart<Backend>& workspace,
+                                 const TensorSetup& setup, const MatrixView<const G>& gradient) {
     GradientSummary summary;
     TensorReport report;
     in_session(backend, workspace, setup, report, [&](const Session& session, const Scratch<Policies, T>&) {
@@ -138,15 +139,15 @@ class Pipeline {
 
   /// Calls body(session, scratch), if the workspace is large enough.
   template <class Body>
-  static void in_session(const Backend& backend, Workspace<Backend>& workspace, const TensorSetup& setup,
+  static void in_session(const Backend& backend, const WorkspacePart<Backend>& workspace, const TensorSetup& setup,
                          TensorReport& report, Body&& body) {
-    Carver carver(workspace.data());
+    Carver carver(workspace.data);
     const auto scratch = Scratch<Policies, T>::carve(carver, setup.plan, setup.settings,
                                                      backend.template scratch_bytes<T, Policies>(setup.plan));
-    if (carver.used() > workspace.capacity())
+    if (carver.used() > workspace.capacity)
       report.reason = Skip::no_workspace;
     else
-      body(Session(backend, setup.plan, scratch.backend, workspace.tools()), scratch);
+      body(Session(backend, setup.plan, scratch.backend, workspace.tools), scratch);
   }
 
   /// Whether there is something to project on.

@@ -16,6 +16,15 @@ class Reference {
   template <class T>
   using Buffer = HostBuffer<T>;
 
+  /// How many tensors it steps at a time, each on one lane.
+  int lanes() const { return 1; }
+  Reference lane() const { return {}; }
+  /// Calls body(index, lane) for every index below count.
+  template <class Body>
+  void deal(Index count, Body&& body) const {
+    for (Index index = 0; index < count; ++index) body(index, 0);
+  }
+
   /// Objects a backend wants to keep beside the workspace's memory. None here.
   struct Tools {
     Index bytes() const { return 0; }

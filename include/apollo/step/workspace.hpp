@@ -2,6 +2,8 @@
 // The workspace: scratch memory that all tensors of a model share, and how one step's arrays lie in it.
 #pragma once
 
+#include <vector>
+
 #include <apollo/step/basis.hpp>
 #include <apollo/step/memory.hpp>
 #include <apollo/step/plan.hpp>
@@ -9,25 +11,58 @@
 
 namespace apollo {
 
-/// Grows when tensors are registered, never during a step. One step at a time: concurrent steps need one workspace each.
+template <class Backend>
+class Workspace;
+
+/// What one step works in: a whole workspace, or one lane's part of it.
+template <class Backend>
+struct WorkspacePart {
+  std::byte* data;
+  Index capacity;  ///< bytes
+  typename Backend::Tools& tools;
+
+  WorkspacePart(std::byte* begin, Index bytes, typename Backend::Tools& kept)
+      : data(begin), capacity(bytes), tools(kept) {}
+  WorkspacePart(Workspace<Backend>& whole);  // NOLINT: every workspace is a part of itself
+};
+
+/// Grows when tensors are registered, never during a step. One step at a time, on all lanes of the backend, or one on each lane
+/// at a time in a part of its own. Concurrent steps of the user's own need one workspace each.
 template <class Backend>
 class Workspace {
  public:
-  Workspace() = default;
+  Workspace() : tools_(1) {}
 
   /// Makes room for steps of a tensor with this plan.
   template <class Policies, class T>
   void reserve(const Backend& backend, const Plan& plan, const Settings& settings);
 
-  Index bytes() const { return arena_.bytes() + tools_.bytes(); }
-  Index capacity() const { return arena_.bytes(); }
-  std::byte* data() { return arena_.data(); }
-  typename Backend::Tools& tools() { return tools_; }
+  /// Makes room for such a step on each lane at once.
+  template <class Policies, class T>
+  void reserve_lanes(const Backend& backend, const Plan& plan, const Settings& settings);
+
+  Index bytes() const {
+    Index sum = arena_.bytes();
+    for (const auto& tools : tools_) sum += tools.bytes();
+    return sum;
+  }
+  WorkspacePart<Backend> whole() { return {arena_.data(), arena_.bytes(), tools_.front()}; }
+  WorkspacePart<Backend> lane(int number) {
+    return {arena_.data() + number * lane_bytes_, lane_bytes_, tools_[static_cast<std::size_t>(number)]};
+  }
 
  private:
+  void grow(Index bytes) {
+    if (bytes > arena_.bytes()) arena_ = HostBuffer<std::byte>(bytes);
+  }
+
   HostBuffer<std::byte> arena_;
-  typename Backend::Tools tools_;
+  std::vector<typename Backend::Tools> tools_;  ///< of each lane; the first are the whole workspace's too
+  Index lane_bytes_ = 0;
 };
+
+template <class Backend>
+WorkspacePart<Backend>::WorkspacePart(Workspace<Backend>& whole) : WorkspacePart(whole.whole()) {}
 
 /// The arrays of one step. Those that a composition does not need are null.
 template <class Policies, class T>
@@ -108,9 +143,19 @@ constexpr Index workspace_bytes(const Backend& backend, const Plan& plan, const 
 template <class Backend>
 template <class Policies, class T>
 void Workspace<Backend>::reserve(const Backend& backend, const Plan& plan, const Settings& settings) {
-  const Index bytes = arena_bytes<Policies, T>(backend, plan, settings);
-  if (bytes > arena_.bytes()) arena_ = HostBuffer<std::byte>(bytes);
-  backend.template prepare<T, Policies>(tools_, plan, settings);
+  grow(arena_bytes<Policies, T>(backend, plan, settings));
+  backend.template prepare<T, Policies>(tools_.front(), plan, settings);
+}
+
+template <class Backend>
+template <class Policies, class T>
+void Workspace<Backend>::reserve_lanes(const Backend& backend, const Plan& plan, const Settings& settings) {
+  const Backend lane = backend.lane();
+  const Index bytes = arena_bytes<Policies, T>(lane, plan, settings);
+  if (bytes > lane_bytes_) lane_bytes_ = bytes;
+  grow(lane_bytes_ * backend.lanes());
+  while (tools_.size() < static_cast<std::size_t>(backend.lanes())) tools_.emplace_back();
+  for (auto& tools : tools_) lane.template prepare<T, Policies>(tools, plan, settings);
 }
 
 }  // namespace apollo

@@ -37,6 +37,14 @@ class EigenBackend {
   }
 
   const Executor& pool() const { return pool_; }
+  int lanes() const { return pool_.lanes; }
+  /// This backend on one of its lanes.
+  EigenBackend lane() const { return EigenBackend(1); }
+  /// Calls body(index, lane) for every index below count, on all lanes at once.
+  template <class Body>
+  void deal(Index count, Body&& body) const {
+    executor::deal(pool_, count, body);
+  }
 
   /// Eigenvalue solvers, one a size, kept because Eigen's allocate when they are made.
   class Tools {

@@ -2,6 +2,8 @@
 // Who runs the tiles: OpenMP where the program is compiled with it, else one thread, or a pool of the caller's.
 #pragma once
 
+#include <atomic>
+
 #include <apollo/base/error.hpp>
 
 #if defined(_OPENMP)
@@ -59,6 +61,17 @@ void for_tiles(const Executor& pool, Index tiles, Body&& body) {
         for (Index tile = lane; tile < w.tiles; tile += w.lanes) w.body(tile, lane);
       },
       &work);
+}
+
+/// Calls body(item, lane) for every item; a lane that is free takes the next. For items that share nothing but what a lane may
+/// keep, so that it does not show who took which. Allocates nothing.
+template <class Body>
+void deal(const Executor& pool, Index items, Body&& body) {
+  std::atomic<Index> next{0};
+  const auto take = [&](Index, int lane) {
+    for (Index item = next++; item < items; item = next++) body(item, lane);
+  };
+  for_tiles(pool, items < pool.lanes ? items : pool.lanes, take);
 }
 
 }  // namespace executor

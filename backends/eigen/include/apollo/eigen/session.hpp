@@ -313,8 +313,9 @@ class EigenSession {
     const bool direct = runs::in_place<T>(w, plan.state_order) && runs::in_place<T>(x, plan.state_order) &&
                         MomentStorage<stored_t<Moments, T>, T>::in_place;
     const Index longest = direct ? runs::length_in_place : runs::length;
-    executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
+    executor::for_tiles(pool_, plan.tiles, [&](Index number, int) {
       T w_buffer[runs::length], x_buffer[runs::length];
+      const Index tile = plan.tiles - 1 - number;  // backwards: the guard has left the end of X in the cache
       runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed, longest,
                      [&](Index j, Index s, int count) {
                        const Index stride = rows ? w.col_stride : w.row_stride;
