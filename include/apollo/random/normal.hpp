@@ -3,8 +3,6 @@
 // compiler, flag and processor draws the same bits.
 #pragma once
 
-#include <bit>
-
 #include <apollo/random/stream.hpp>
 
 // -ffast-math would replace divisions and square roots by estimates; these functions opt out of it, and into vectorization.
@@ -52,9 +50,9 @@ APOLLO_EXACT_FLOAT APOLLO_INLINE float fused(float a, float b, float c, [[maybe_
 
 /// Natural logarithm of a positive normal number. Error: 3e-7 relative on (0, 1]; exactly 0 at 1.
 APOLLO_EXACT_FLOAT APOLLO_INLINE float log(float x, bool portably) {
-  const auto u = std::bit_cast<std::int32_t>(x);
-  const std::int32_t exponent = (u - std::bit_cast<std::int32_t>(0.70710677f)) >> 23;
-  const float m = std::bit_cast<float>(u - exponent * (1 << 23));  // in [sqrt(1/2), sqrt(2))
+  const auto u = __builtin_bit_cast(std::int32_t, x);
+  const std::int32_t exponent = (u - __builtin_bit_cast(std::int32_t, 0.70710677f)) >> 23;
+  const float m = __builtin_bit_cast(float, u - exponent * (1 << 23));  // in [sqrt(1/2), sqrt(2))
   const float t = (m - 1.0f) / (m + 1.0f);                         // log m = 2 artanh t
   const float z = t * t;
   float series = fused(z, 2.0f / 9, 2.0f / 7, portably);
@@ -80,65 +78,62 @@ APOLLO_EXACT_FLOAT APOLLO_INLINE void cos_sin(std::uint32_t turn, float& cosine,
   c = fused(z, c, -0.5f, portably);
   c = fused(z, c, 1.0f, portably);
   // Odd quadrants swap the two, and bits 31 carry the signs: selected by masks, since a branch would stop vectorization.
-  const auto c_bits = std::bit_cast<std::uint32_t>(c), s_bits = std::bit_cast<std::uint32_t>(s);
+  const auto c_bits = __builtin_bit_cast(std::uint32_t, c), s_bits = __builtin_bit_cast(std::uint32_t, s);
   const std::uint32_t swap = (c_bits ^ s_bits) & (0u - (quadrant & 1u));
-  cosine = std::bit_cast<float>(c_bits ^ swap ^ (((quadrant + 1u) & 2u) << 30));
-  sine = std::bit_cast<float>(s_bits ^ swap ^ ((quadrant & 2u) << 30));
+  cosine = __builtin_bit_cast(float, c_bits ^ swap ^ (((quadrant + 1u) & 2u) << 30));
+  sine = __builtin_bit_cast(float, s_bits ^ swap ^ ((quadrant & 2u) << 30));
 }
 
-/// Two independent standard normals from 64 random bits; none is larger than 6.67.
-APOLLO_EXACT_FLOAT APOLLO_INLINE void pair(std::uint32_t radius_bits, std::uint32_t turn, float& first, float& second,
-                                           bool portably) {
-  const auto k = static_cast<std::int32_t>(radius_bits >> 1);
-  const float uniform = fused(static_cast<float>(k), 0x1p-31f, 0x1p-32f, portably);  // (0, 1]
-  // In double and rounded once more it has the same bits as sqrtf, which clang's fast math would replace by an estimate.
-  const auto radius = static_cast<float>(__builtin_sqrt(static_cast<double>(-2.0f * log(uniform, portably))));
-  float cosine = 0, sine = 0;
-  cos_sin(turn, cosine, sine, portably);
-  first = radius * cosine;
-  second = radius * sine;
+/// The square of the radius that 31 of 32 random bits give, -2 log u for u in (0, 1]; none is larger than 44.4.
+APOLLO_EXACT_FLOAT APOLLO_INLINE float squared_radius(std::uint32_t bits, bool portably) {
+  const auto k = static_cast<std::int32_t>(bits >> 1);
+  return -2.0f * log(fused(static_cast<float>(k), 0x1p-31f, 0x1p-32f, portably), portably);
 }
 
 inline constexpr int blocks_at_once = 16;
 inline constexpr int batch = 4 * blocks_at_once;
 
-/// Normals 4 * block ... 4 * block + 63 of the stream.
-APOLLO_EXACT_FLOAT APOLLO_INLINE void fill_batch(const RandomStream& stream, std::uint64_t block, float* out,
-                                                 bool portably) {
-  std::uint32_t word[4][blocks_at_once];
+/// Random bits of 16 blocks: word k of block i at [k][i].
+using Words = std::uint32_t[4][blocks_at_once];
+
+/// Counters of the blocks from number `first` on.
+APOLLO_INLINE void positions_of(const RandomStream& stream, std::uint64_t first, Words& word) {
   for (int i = 0; i < blocks_at_once; ++i) {
-    const PhiloxCounter position = stream.position(block + static_cast<std::uint64_t>(i));
+    const PhiloxCounter position = stream.position(first + static_cast<std::uint64_t>(i));
     for (int k = 0; k < 4; ++k) word[k][i] = position.word[k];
   }
-  philox<blocks_at_once>(word, stream.key());
+}
+
+/// Words 0 and 2 give squares of radii ...
+APOLLO_EXACT_FLOAT APOLLO_INLINE void squares_of(const Words& word, float* squares, bool portably) {
+  for (int i = 0; i < blocks_at_once; ++i) squares[i] = squared_radius(word[0][i], portably);
+  for (int i = 0; i < blocks_at_once; ++i) squares[blocks_at_once + i] = squared_radius(word[2][i], portably);
+}
+/// ... and words 1 and 3 angles: two pairs of normals a block. Roots are taken between the two, since those that may set errno
+/// would keep the loops scalar.
+APOLLO_EXACT_FLOAT APOLLO_INLINE void normals_of(const Words& word, const float* radius, float* out, bool portably) {
   float value[4][blocks_at_once];
-  for (int i = 0; i < blocks_at_once; ++i) pair(word[0][i], word[1][i], value[0][i], value[1][i], portably);
-  for (int i = 0; i < blocks_at_once; ++i) pair(word[2][i], word[3][i], value[2][i], value[3][i], portably);
+  for (int p = 0; p < 2; ++p)
+    for (int i = 0; i < blocks_at_once; ++i) {
+      float cosine = 0, sine = 0;
+      cos_sin(word[2 * p + 1][i], cosine, sine, portably);
+      value[2 * p][i] = radius[p * blocks_at_once + i] * cosine;
+      value[2 * p + 1][i] = radius[p * blocks_at_once + i] * sine;
+    }
   for (int i = 0; i < blocks_at_once; ++i)
     for (int k = 0; k < 4; ++k) out[4 * i + k] = value[k][i];
 }
 
-APOLLO_EXACT_FLOAT APOLLO_INLINE void fill_blocks(const RandomStream& stream, std::uint64_t first, std::uint64_t count,
-                                                  float* out, bool portably) {
-  float buffer[batch];
-  for (std::uint64_t done = 0; done < count;) {
-    const std::uint64_t at = first + done;
-    const std::uint64_t skip = at & 3u;
-    const std::uint64_t left = count - done;
-    const std::uint64_t take = left < batch - skip ? left : batch - skip;
-    if (skip == 0 && take == batch) {
-      fill_batch(stream, at >> 2, out + done, portably);
-    } else {
-      fill_batch(stream, at >> 2, buffer, portably);
-      for (std::uint64_t i = 0; i < take; ++i) out[done + i] = buffer[skip + i];
-    }
-    done += take;
-  }
-}
-
-APOLLO_EXACT_FLOAT inline void fill_portable(const RandomStream& stream, std::uint64_t first, std::uint64_t count,
-                                             float* out) {
-  fill_blocks(stream, first, count, out, true);
+/// Normals 4 * block ... 4 * block + 63 of the stream.
+APOLLO_EXACT_FLOAT inline void batch_portable(const RandomStream& stream, std::uint64_t block, float* out) {
+  Words word;
+  positions_of(stream, block, word);
+  philox<blocks_at_once>(word, stream.key());
+  float radius[2 * blocks_at_once];
+  squares_of(word, radius, true);
+  // In double and rounded once more they have the same bits as sqrtf, which clang's fast math would replace by an estimate.
+  for (float& value : radius) value = static_cast<float>(__builtin_sqrt(static_cast<double>(value)));
+  normals_of(word, radius, out, true);
 }
 
 APOLLO_EXACT_FLOAT APOLLO_INLINE void cosines_of(const std::uint32_t* turn, int count, float* out, bool portably) {
@@ -152,20 +147,90 @@ APOLLO_EXACT_FLOAT inline void cosines_portable(const std::uint32_t* turn, int c
 }
 
 #if APOLLO_DISPATCH_FMA
-APOLLO_EXACT_FLOAT [[gnu::target("avx2,fma")]] inline void cosines_fma(const std::uint32_t* turn, int count,
-                                                                       float* out) {
+// The same with AVX2 and FMA: without -mfma a fused multiply-add is a library call, thirty times slower and correct to the same
+// bit. Two instructions that no plain loop becomes are written out; <immintrin.h> would double the time it takes to parse this.
+#define APOLLO_FMA_TARGET [[gnu::target("avx2,fma")]]
+typedef std::uint32_t EightWords __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float EightFloats __attribute__((vector_size(32), aligned(4), may_alias));
+
+/// Both halves of the products of eight words with one.
+APOLLO_FMA_TARGET APOLLO_INLINE void multiply_words(EightWords a, std::uint32_t by, EightWords& low, EightWords& high) {
+  const EightWords factor = EightWords{} + by;
+  const EightWords odd = __builtin_shufflevector(a, a, 1, 1, 3, 3, 5, 5, 7, 7);
+  EightWords even_product, odd_product;
+  __asm__("vpmuludq %2, %1, %0" : "=x"(even_product) : "x"(a), "x"(factor));
+  __asm__("vpmuludq %2, %1, %0" : "=x"(odd_product) : "x"(odd), "x"(factor));
+  low = __builtin_shufflevector(even_product, odd_product, 0, 8, 2, 10, 4, 12, 6, 14);
+  high = __builtin_shufflevector(even_product, odd_product, 1, 9, 3, 11, 5, 13, 7, 15);
+}
+
+/// philox() of philox.hpp.
+APOLLO_FMA_TARGET APOLLO_INLINE void philox_fma(Words& word, PhiloxKey key) {
+  for (int half = 0; half < blocks_at_once; half += 8) {
+    EightWords c[4];
+    for (int k = 0; k < 4; ++k) c[k] = *reinterpret_cast<const EightWords*>(word[k] + half);
+    PhiloxKey round_key = key;
+    for (int round = 0; round < philox_rounds; ++round) {
+      EightWords low_a, high_a, low_b, high_b;
+      multiply_words(c[0], philox_multiplier[0], low_a, high_a);
+      multiply_words(c[2], philox_multiplier[1], low_b, high_b);
+      c[0] = high_b ^ c[1] ^ round_key.word[0];
+      c[1] = low_b;
+      c[2] = high_a ^ c[3] ^ round_key.word[1];
+      c[3] = low_a;
+      round_key.next();
+    }
+    for (int k = 0; k < 4; ++k) *reinterpret_cast<EightWords*>(word[k] + half) = c[k];
+  }
+}
+
+APOLLO_EXACT_FLOAT APOLLO_FMA_TARGET inline void batch_fma(const RandomStream& stream, std::uint64_t block,
+                                                           float* out) {
+  Words word;
+  positions_of(stream, block, word);
+  philox_fma(word, stream.key());
+  float radius[2 * blocks_at_once];
+  squares_of(word, radius, false);
+  for (int i = 0; i < 2 * blocks_at_once; i += 8) {
+    auto& eight = *reinterpret_cast<EightFloats*>(radius + i);
+    __asm__("vsqrtps %1, %0" : "=x"(eight) : "x"(eight));
+  }
+  normals_of(word, radius, out, false);
+}
+
+APOLLO_EXACT_FLOAT APOLLO_FMA_TARGET inline void cosines_fma(const std::uint32_t* turn, int count, float* out) {
   cosines_of(turn, count, out, false);
 }
-// Without -mfma a fused multiply-add is a library call, thirty times slower and correct to the same bit.
-APOLLO_EXACT_FLOAT [[gnu::target("avx2,fma")]] inline void fill_fma(const RandomStream& stream, std::uint64_t first,
-                                                                    std::uint64_t count, float* out) {
-  fill_blocks(stream, first, count, out, false);
-}
+
 inline bool has_fma() {
   static const bool fused = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return fused;
 }
+#undef APOLLO_FMA_TARGET
 #endif
+
+/// Normals first ... first + count - 1 of the stream, by batches.
+inline void fill(void (&fill_batch)(const RandomStream&, std::uint64_t, float*), const RandomStream& stream,
+                 std::uint64_t first, std::uint64_t count, float* out) {
+  float buffer[batch];
+  for (std::uint64_t done = 0; done < count;) {
+    const std::uint64_t at = first + done;
+    const std::uint64_t skip = at & 3u;
+    const std::uint64_t left = count - done;
+    const std::uint64_t take = left < batch - skip ? left : batch - skip;
+    if (skip == 0 && take == batch) {
+      fill_batch(stream, at >> 2, out + done);
+    } else {
+      fill_batch(stream, at >> 2, buffer);
+      for (std::uint64_t i = 0; i < take; ++i) out[done + i] = buffer[skip + i];
+    }
+    done += take;
+  }
+}
+
+inline void fill_portable(const RandomStream& stream, std::uint64_t first, std::uint64_t count, float* out) {
+  fill(batch_portable, stream, first, count, out);
+}
 
 }  // namespace normal
 
@@ -173,7 +238,7 @@ inline bool has_fma() {
 /// 2 p + 1 of block b. Cost: about 2 ns each with AVX2 and FMA. Source: Box and Muller 1958.
 inline void fill_normals(const RandomStream& stream, std::uint64_t first, std::uint64_t count, float* out) {
 #if APOLLO_DISPATCH_FMA
-  if (normal::has_fma()) return normal::fill_fma(stream, first, count, out);
+  if (normal::has_fma()) return normal::fill(normal::batch_fma, stream, first, count, out);
 #endif
   normal::fill_portable(stream, first, count, out);
 }

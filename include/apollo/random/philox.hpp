@@ -14,23 +14,30 @@ struct PhiloxCounter {
 
 struct PhiloxKey {
   std::uint32_t word[2] = {0, 0};
+  /// The key of the next round. The golden ratio and sqrt(3) - 1: the paper's Weyl constants.
+  APOLLO_INLINE constexpr void next() {
+    word[0] += 0x9E3779B9u;
+    word[1] += 0xBB67AE85u;
+  }
 };
+
+inline constexpr int philox_rounds = 10;
+inline constexpr std::uint32_t philox_multiplier[2] = {0xD2511F53u, 0xCD9E8D57u};
 
 /// Ten rounds over each of `lanes` counters at once, stored word by word so that compilers turn the inner loop into
 /// vector instructions. Cost: 20 widening multiplications for 128 bits.
 template <int lanes>
 APOLLO_INLINE constexpr void philox(std::uint32_t (&counter)[4][lanes], PhiloxKey key) {
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < philox_rounds; ++round) {
     for (int i = 0; i < lanes; ++i) {
-      const std::uint64_t a = std::uint64_t{0xD2511F53u} * counter[0][i];
-      const std::uint64_t b = std::uint64_t{0xCD9E8D57u} * counter[2][i];
+      const std::uint64_t a = std::uint64_t{philox_multiplier[0]} * counter[0][i];
+      const std::uint64_t b = std::uint64_t{philox_multiplier[1]} * counter[2][i];
       counter[0][i] = static_cast<std::uint32_t>(b >> 32) ^ counter[1][i] ^ key.word[0];
       counter[1][i] = static_cast<std::uint32_t>(b);
       counter[2][i] = static_cast<std::uint32_t>(a >> 32) ^ counter[3][i] ^ key.word[1];
       counter[3][i] = static_cast<std::uint32_t>(a);
     }
-    key.word[0] += 0x9E3779B9u;  // the golden ratio and sqrt(3) - 1: the paper's Weyl constants
-    key.word[1] += 0xBB67AE85u;
+    key.next();
   }
 }
 

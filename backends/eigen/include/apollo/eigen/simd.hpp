@@ -51,10 +51,15 @@ struct Apply {
 
 }  // namespace apollo::simd
 
+// Entry points, and what is inlined into them.
+#define APOLLO_KERNEL APOLLO_TARGET static
+#define APOLLO_PART [[gnu::always_inline]] APOLLO_TARGET static inline
+
 #define APOLLO_ISA 0
 #define APOLLO_ISA_NAMESPACE baseline
 #define APOLLO_TARGET
 #include <apollo/eigen/simd_kernels.hpp>
+#include <apollo/eigen/simd_products.hpp>
 #undef APOLLO_ISA
 #undef APOLLO_ISA_NAMESPACE
 #undef APOLLO_TARGET
@@ -64,6 +69,7 @@ struct Apply {
 #define APOLLO_ISA_NAMESPACE avx2
 #define APOLLO_TARGET __attribute__((target("avx2,fma")))
 #include <apollo/eigen/simd_kernels.hpp>
+#include <apollo/eigen/simd_products.hpp>
 #undef APOLLO_ISA
 #undef APOLLO_ISA_NAMESPACE
 #undef APOLLO_TARGET
@@ -76,10 +82,13 @@ struct Apply {
 #define APOLLO_TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma,prefer-vector-width=512")))
 #endif
 #include <apollo/eigen/simd_kernels.hpp>
+#include <apollo/eigen/simd_products.hpp>
 #undef APOLLO_ISA
 #undef APOLLO_ISA_NAMESPACE
 #undef APOLLO_TARGET
 #endif
+#undef APOLLO_KERNEL
+#undef APOLLO_PART
 
 namespace apollo::simd {
 
@@ -92,6 +101,17 @@ APOLLO_INLINE auto dispatch(Call&& call) {
   if (isa == Isa::avx2) return call(avx2::Kernels{});
 #endif
   return call(baseline::Kernels{});
+}
+
+/// The same with the loops of matrix products.
+template <class Call>
+APOLLO_INLINE auto dispatch_products(Call&& call) {
+#if APOLLO_X86_DISPATCH
+  const Isa isa = best();
+  if (isa == Isa::avx512) return call(avx512::Products{});
+  if (isa == Isa::avx2) return call(avx2::Products{});
+#endif
+  return call(baseline::Products{});
 }
 
 }  // namespace apollo::simd

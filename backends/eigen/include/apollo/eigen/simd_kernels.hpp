@@ -8,9 +8,6 @@
 
 namespace apollo::simd::APOLLO_ISA_NAMESPACE {
 
-#define APOLLO_KERNEL APOLLO_TARGET static
-#define APOLLO_PART [[gnu::always_inline]] APOLLO_TARGET static inline
-
 /// `width` adjacent values; `Loose` is the same anywhere in memory.
 template <class T, int width>
 struct Vector {
@@ -390,9 +387,6 @@ struct Kernels {
     }
   }
 };
-
-#undef APOLLO_KERNEL
-#undef APOLLO_PART
 
 }  // namespace apollo::simd::APOLLO_ISA_NAMESPACE
 
