@@ -64,8 +64,9 @@ struct Run {
   apollo::Optimizer optimizer;
   Leaf<float> tall, wide, bias;
 
-  explicit Run(const typename Member::Options& options, Layout layout = Layout::row_major)
+  explicit Run(const typename Member::Options& options, Layout layout = Layout::row_major, bool spread = false)
       : tall("tall", 13, 6, layout), wide("wide", 5, 9, layout), bias("bias", 7, 1, layout) {
+    if (spread) optimizer.spread_refreshes();
     const auto group = optimizer.add_group<Member>(options);
     optimizer.add(group, "tall", tall.w.view, tall.g.view);
     optimizer.add(group, "wide", wide.w.view, wide.g.view);
@@ -491,6 +492,10 @@ TEST_CASE("whatever differs is named: shape, type, rank, seed, projection, gap, 
                         "'tall.basis'"));
   CHECK(model::mentions(mismatch(model::Tag<apollo::Sgd<>>(), apollo::SgdOptions{}), "'tall.exp_avg'", "momen", "adam",
                         "none"));
+
+  Run<apollo::Apollo<>> spread(Saved::options(), Layout::row_major, true);
+  spread.step();
+  CHECK(model::mentions(refusal(spread.optimizer, saved.path), "'tall'", "refresh_phase="));
 
   // What may change between runs: everything that the numbers' meaning does not depend on.
   Run<apollo::Apollo<>> other(with([](auto& o) {

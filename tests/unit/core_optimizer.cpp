@@ -119,6 +119,51 @@ TEST_CASE("the name and the seed choose the random projection") {
   CHECK_FALSE(model::same_bits(run("a", 5), run("a", 6)));
 }
 
+TEST_CASE("refreshes can be spread over steps: every gap steps, each tensor in its own, and all in the first") {
+  static constexpr int tensors = 24, gap = 6, steps = 4 * gap;
+  const auto refreshes = [](bool spread, auto options) {  // of each tensor, as 0s and 1s
+    options.update_proj_gap = gap;
+    apollo::Optimizer optimizer;
+    if (spread) optimizer.spread_refreshes();
+    const auto group = optimizer.add_group(options);
+    std::vector<std::unique_ptr<Leaf<float>>> leaves;
+    for (int i = 0; i < tensors; ++i) {
+      leaves.push_back(std::make_unique<Leaf<float>>("layer" + std::to_string(i), 7, 5));
+      optimizer.add(group, leaves.back()->name, leaves.back()->w.view, leaves.back()->g.view);
+    }
+    std::vector<std::string> happened(tensors);
+    for (int t = 1; t <= steps; ++t) {
+      for (const auto& leaf : leaves) leaf->feed(t);
+      const auto report = optimizer.step();
+      CHECK(report.stepped == tensors);
+      for (std::size_t i = 0; i < tensors; ++i) happened[i] += report.tensors[i].refreshed ? '1' : '0';
+    }
+    return happened;
+  };
+  const std::string together = "100000100000100000100000";
+  for (const std::string& each : refreshes(false, apollo::GaLoreOptions{.rank = 2})) CHECK(each == together);
+  const auto galore = refreshes(true, apollo::GaLoreOptions{.rank = 2});
+  CHECK(refreshes(true, apollo::ApolloOptions{.rank = 2}) == galore);
+  std::vector<int> in_step(steps);
+  for (std::size_t i = 0; i < tensors; ++i) {
+    CAPTURE(i);
+    const auto phase = static_cast<std::size_t>(apollo::tensor_id("layer" + std::to_string(i)) % gap);
+    for (std::size_t t = 0; t < steps; ++t) {
+      CHECK((galore[i][t] == '1') == (t == 0 || (t + phase) % gap == 0));
+      in_step[t] += galore[i][t] == '1';
+    }
+  }
+  for (std::size_t t = 1; t < steps; ++t) CHECK(in_step[t] < tensors / 2);
+
+  apollo::Optimizer late;
+  Leaf<float> leaf("w", 7, 5);
+  late.add(late.add_group(apollo::GaLoreOptions{.rank = 2}), "w", leaf.w.view, leaf.g.view);
+#if defined(__cpp_exceptions)
+  CHECK(model::mentions(model::message_of<std::logic_error>([&] { late.spread_refreshes(); }), "spread_refreshes()",
+                        "1 tensors", "before add()"));
+#endif
+}
+
 TEST_CASE("an id that is given takes the place of the name's in the random streams") {
   const auto run = [](const char* name, apollo::TensorId id) {
     apollo::Optimizer optimizer;

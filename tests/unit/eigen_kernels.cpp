@@ -43,7 +43,7 @@ void check_steps(Index count) {
   apollo::StepCoefficients<T> step{};
   apollo::Settings settings;
   settings.eps = 1e-3;
-  using Policies = apollo::AdamW<T>::Policies;
+  using Policies = typename apollo::AdamW<T>::Policies;
   const apollo::Plan plan = apollo::outline<Policies>({1, count}, settings);
   const apollo::Record record;
   step = apollo::coefficients<Policies, T>(plan, settings, record, 1, {0.1, 0.5});

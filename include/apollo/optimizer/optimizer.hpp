@@ -137,6 +137,16 @@ class BasicOptimizer {
     clip_ = off ? 0 : norm;
   }
 
+  /// Tensors added from now on refresh their projections in different steps: after so many steps that, with its id modulo
+  /// update_proj_gap, they make a multiple of that gap, and in their first. Computing all bases of a model in one step makes that
+  /// step many times as long as the others. Error: tensors were added before.
+  void spread_refreshes() {
+    if (registry_.size() > 0)
+      refuse_now("spread_refreshes() after " + text(static_cast<Index>(registry_.size())) +
+                 " tensors were added; call it before add()");
+    spread_ = true;
+  }
+
   // --- steps ------------------------------------------------------------------------------------------------------------
 
   /// One tick: steps every tensor that has a gradient. Errors, before anything is changed: a tick is open; a group with a
@@ -311,6 +321,7 @@ class BasicOptimizer {
     std::unique_ptr<Parameter<Backend>> parameter;
     const AnyView weight = AnyView::of(w);
     registry_.check_identity(name, id);
+    if (spread_) settings.refresh_phase = static_cast<Index>(id) % settings.update_proj_gap;
     if (state.projects && vector_shaped) {
       settings.scale = 1;
       parameter.reset(new TypedParameter<Dense, T, Backend, W, G>(name, group.index, id, settings, weight));
@@ -449,6 +460,7 @@ class BasicOptimizer {
   double clip_ = 0;
   std::int64_t tick_ = 0;
   bool open_ = false;
+  bool spread_ = false;
 };
 
 /// A whole model on the reference backend; apollo::eigen::Optimizer is the same on Eigen's.

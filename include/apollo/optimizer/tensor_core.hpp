@@ -69,7 +69,7 @@ class TensorCore {
   bool accumulates_whole() const {
     if (sum_.pending()) return sum_.whole();
     constexpr bool computes_basis = std::is_same_v<Projection, SvdProjection>;
-    return Sum::must_be_whole(computes_basis && steps() % settings().update_proj_gap == 0);
+    return Sum::must_be_whole(computes_basis && setup_.refresh_due(steps()));
   }
   Index accumulation_bytes() const { return sum_.bytes(); }
   void discard_accumulated() {
@@ -135,7 +135,8 @@ class TensorCore {
     if constexpr (Projection::projects) {
       print += " kept=" + std::string(plan.transposed ? "cols" : "rows") + " rank=" + text(plan.rank);
       if constexpr (!std::is_same_v<Projection, FixedProjection>)
-        print += " update_proj_gap=" + text(settings().update_proj_gap);
+        print += " update_proj_gap=" + text(settings().update_proj_gap) +
+                 (settings().refresh_phase == 0 ? "" : " refresh_phase=" + text(settings().refresh_phase));
     }
     if (Policies::by_block)
       print += " kept=" + std::string(plan.transposed ? "cols" : "rows") + " block=" + text(plan.block);

@@ -16,6 +16,14 @@ struct TensorSetup {
   Plan plan;
   Settings settings;
   TensorId id = 0;
+
+  /// Which projection a step takes after so many steps, counted from 0; with phase 0 it is (t - 1) / T.
+  std::int64_t refresh_index(std::int64_t steps) const {
+    return (steps + settings.refresh_phase) / settings.update_proj_gap;
+  }
+  bool refresh_due(std::int64_t steps) const {
+    return steps == 0 || (steps + settings.refresh_phase) % settings.update_proj_gap == 0;
+  }
 };
 
 template <class Policies, class T, class Backend>
@@ -61,15 +69,14 @@ class Pipeline {
     if (!has_projection(state, report)) return report;
     in_session(backend, workspace, setup, report, [&](const Session& session, const Scratch<Policies, T>& scratch) {
       const auto x = plan.orient(gradient);
-      const std::int64_t gap = setup.settings.update_proj_gap;
-      const bool refreshes = std::is_same_v<Projection, SvdProjection> && state.record.steps % gap == 0;
+      const bool refreshes = std::is_same_v<Projection, SvdProjection> && setup.refresh_due(state.record.steps);
       sum.begin(plan, Sum::must_be_whole(refreshes), memory_order(x));
       report.accumulated = sum.whole() ? Accumulated::whole : Accumulated::projected;
       GradientSummary summary;
       if (sum.whole()) {
         summary = session.add(plan, x, static_cast<T>(factor), sum.view(plan));
       } else if constexpr (Policies::takes_projection_only) {
-        const auto p = directions(session, setup, state, scratch, state.record.steps / gap);
+        const auto p = directions(session, setup, state, scratch, setup.refresh_index(state.record.steps));
         session.project(plan, x, p, static_cast<T>(factor), scratch.r, scratch.x_norms);
         summary = session.add(plan, projection(plan, scratch), T(1), sum.view(plan));
       }
@@ -187,8 +194,8 @@ class Pipeline {
                         const T* carried, const StepInput& input, TensorReport& report) {
     const Plan& plan = setup.plan;
     const Settings& settings = setup.settings;
-    const std::int64_t index = state.record.steps / settings.update_proj_gap;  // (t - 1) / T
-    const bool due = state.record.steps % settings.update_proj_gap == 0;
+    const std::int64_t index = setup.refresh_index(state.record.steps);
+    const bool due = setup.refresh_due(state.record.steps);
     const bool first = state.record.steps == 0;
     if (!has_projection(state, report)) return;
     if constexpr (std::is_same_v<Projection, SvdProjection>)

@@ -51,6 +51,8 @@ struct Settings {
   Index rank = 0;
   Scale scale = 1;
   Index update_proj_gap = 200;
+  Index refresh_phase =
+      0;  ///< refreshes come where steps + phase is a multiple of the gap; Optimizer::spread_refreshes
   ProjType proj_type = ProjType::std;
   SvdMethod svd = SvdMethod::subspace;
   OnRefresh on_refresh = OnRefresh::keep;
