@@ -28,8 +28,8 @@ APOLLO_INLINE constexpr bool finite(double value) {
 /// float -> bfloat16. Error: half a unit in the last place, ties to even; a NaN stays a NaN.
 APOLLO_HD constexpr std::uint16_t to_bfloat16(float value) {
   const auto u = std::bit_cast<std::uint32_t>(value);
-  if ((u & ~float_sign) > float_exponent) return static_cast<std::uint16_t>((u >> 16) | 0x40u);
-  return static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+  const std::uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  return static_cast<std::uint16_t>((u & ~float_sign) > float_exponent ? (u >> 16) | 0x40u : rounded);
 }
 
 /// float -> bfloat16, up or down with probability proportional to nearness; `noise` is 16 random bits.

@@ -61,7 +61,7 @@ struct EigenTiles {
     GradientSummary summary;
     for (Index j = begin; j < end; ++j) r[j] = 0;
     if (memory_order(x) == Order2D::row_major) {
-      over_channels(plan, x, begin, end, channel, summary, [&](Index j, Index s, const T* run, int count) {
+      over_channels(plan, x, begin, end, channel, summary, [&](Index j, Index s, const auto* run, int count) {
         T product = 0;
         const T squares = simd::dispatch([&](auto kernels) { return kernels.dot_squares(run, p + s, count, product); });
         r[j] += product;
@@ -88,7 +88,7 @@ struct EigenTiles {
     static_assert(runs::length % 8 == 0);  // a run never cuts a group of lanes
     GradientSummary summary;
     for (Index i = 0; i < (end - begin) * plan.rank; ++i) out[i] = 0;
-    over_channels(plan, x, begin, end, channel, summary, [&](Index j, Index s, const T* run, int count) {
+    over_channels(plan, x, begin, end, channel, summary, [&](Index j, Index s, const auto* run, int count) {
       T* row = out + (j - begin) * plan.rank;
       double sum = 0;
       for (int h = 0; h < p.nonzeros; ++h) {
@@ -99,7 +99,8 @@ struct EigenTiles {
           squares = static_cast<double>(
               simd::dispatch([&](auto kernels) { return kernels.scatter(run, count, bucket, sign, row); }));
         } else {
-          for (int i = 0; i < count; ++i) row[bucket[i]] += sign[i] != 0 ? -run[i] : run[i];
+          for (int i = 0; i < count; ++i)
+            row[bucket[i]] += sign[i] != 0 ? -static_cast<T>(run[i]) : static_cast<T>(run[i]);
           if (h == 0) squares = runs::sum_squares(run, count);
         }
         if (h == 0) sum = squares;
@@ -159,11 +160,17 @@ struct EigenTiles {
   static void over_channels(const Plan& plan, const MatrixView<const G>& x, Index begin, Index end, double* channel,
                             GradientSummary& summary, Body&& body) {
     T buffer[runs::length];
-    const Index longest = runs::in_place<T>(x, Order2D::row_major) ? runs::length_in_place : runs::length;
+    const bool adjacent = x.col_stride == 1;
+    const Index longest = simd::readable<G, T> && adjacent ? runs::length_in_place : runs::length;
     for (Index j = begin; j < end; ++j) {
       double sum = 0;
       for (Index s = 0; s < plan.removed; s += longest) {
         const int count = static_cast<int>(plan.removed - s < longest ? plan.removed - s : longest);
+        if constexpr (simd::readable<G, T>)
+          if (adjacent) {
+            sum += body(j, s, x.at(j, s), count);
+            continue;
+          }
         sum += body(j, s, runs::load(x.at(j, s), x.col_stride, count, buffer), count);
       }
       note(x, j, sum, channel, summary);
@@ -175,7 +182,7 @@ struct EigenTiles {
   template <class G>
   static void add_lines(const MatrixView<const G>& x, Index begin, Index width, const std::int32_t* lines, Index first,
                         int count, const T* coefficients, T* out, T* squares, T* converted) {
-    if constexpr (std::is_same_v<G, T>)
+    if constexpr (simd::readable<G, T>)
       if (x.row_stride == 1)
         return simd::dispatch([&](auto kernels) {
           kernels.add_lines(x.at(begin, first), x.col_stride, lines, coefficients, count, width, out, squares);

@@ -29,7 +29,7 @@ template <class T, class W>
 APOLLO_INLINE T* open(W* weight, Index stride, int count, T* buffer) {
   if constexpr (std::is_same_v<W, T>)
     if (stride == 1) return weight;
-  for (int i = 0; i < count; ++i) buffer[i] = static_cast<T>(weight[i * stride]);
+  load(weight, stride, count, buffer);
   return buffer;
 }
 
@@ -38,7 +38,28 @@ template <class Weights, class T, class W>
 APOLLO_INLINE void store(const T* values, W* to, Index stride, int count) {
   if constexpr (std::is_same_v<W, T>)
     if (values == to) return;
+  if constexpr (std::is_same_v<Weights, NativeWeights>)
+    if (stride == 1) return simd::dispatch([&](auto kernels) { kernels.narrow(values, to, count); });
   for (int i = 0; i < count; ++i) Weights::store(values[i], to[i * stride]);
+}
+
+/// Whether the loops change weights where they are, as they are stored, and read x likewise.
+template <class Weights, class T, class W, class X>
+inline constexpr bool direct = simd::readable<W, T>&& simd::readable<X, T> &&
+                               (std::is_same_v<W, T> || std::is_same_v<Weights, NativeWeights>);
+
+/// Calls body(weights, values) for a run of weights that are to be changed by as many values, in place if that is possible, else
+/// through buffers.
+template <class Weights, class T, class W, class X, class Body>
+APOLLO_INLINE void change(W* w, Index w_stride, const X* x, Index x_stride, int count, Body&& body) {
+  if constexpr (direct<Weights, T, W, X>)
+    if (w_stride == 1 && x_stride == 1) return body(w, x);
+  T w_buffer[length], x_buffer[length];
+  x_buffer[0] = 0;  // g++ does not know that a run has a first value
+  T* values = open(w, w_stride, count, w_buffer);
+  const T* from = load(x, x_stride, count, x_buffer);
+  body(values, from);
+  store<Weights>(static_cast<const T*>(values), w, w_stride, count);
 }
 
 /// Sum of squares. Whoever finds the result not finite calls sum_squares_slowly.
@@ -73,6 +94,14 @@ APOLLO_INLINE bool in_place(const MatrixView<V>& view, Order2D order) {
 }
 /// Runs that need no buffer may be longer.
 inline constexpr int length_in_place = 16384;
+
+/// The longest run that change() takes of these.
+template <class Weights, class T, class W, class X>
+APOLLO_INLINE Index longest(const MatrixView<W>& w, const MatrixView<const X>& x, Order2D order) {
+  const bool rows = order == Order2D::row_major;
+  const bool adjacent = (rows ? w.col_stride : w.row_stride) == 1 && (rows ? x.col_stride : x.row_stride) == 1;
+  return direct<Weights, T, W, X> && adjacent ? length_in_place : length;
+}
 
 /// Visits a tile [begin, end) of channels of an oriented view in runs along `order`: body(j, s, count), where a run goes
 /// over s (row-major) or over j (column-major) and has at most `longest` values.

@@ -225,25 +225,23 @@ class EigenSession {
     // Every element is its own: lines of memory are walked as they lie, backwards, since the end of X is still in the cache.
     const Order2D order = memory_order(w);
     const bool rows = order == Order2D::row_major;
-    const bool direct = runs::in_place<T>(w, order) && runs::in_place<T>(x, order);
     const Index lines = rows ? plan.kept : plan.removed, across = rows ? plan.removed : plan.kept;
     const Index height = across < tile_elements ? tile_elements / across : 1;
-    const Index longest = direct ? runs::length_in_place : runs::length;
+    const Index longest = runs::longest<Weights, T>(w, x, order);
     const Index tiles = (lines + height - 1) / height;
     executor::for_tiles(pool_, tiles, [&](Index number, int) {
-      T w_buffer[runs::length], x_buffer[runs::length];
       const Index first = (tiles - 1 - number) * height, last = first + height < lines ? first + height : lines;
       for (Index line = first; line < last; ++line)
         for (Index at = 0; at < across; at += longest) {
           const int count = static_cast<int>(across - at < longest ? across - at : longest);
           const Index j = rows ? line : at, s = rows ? at : line;
-          const Index stride = rows ? w.col_stride : w.row_stride;
-          T* values = runs::open(w.at(j, s), stride, count, w_buffer);
-          const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
           const simd::Apply<T> apply{c.decay_before, c.decay_after, channel_step[j]};
-          simd::dispatch(
-              [&](auto kernels) { kernels.apply(values, g, count, apply, rows ? nullptr : channel_step + j); });
-          runs::store<Weights>(values, w.at(j, s), stride, count);
+          runs::change<Weights, T>(w.at(j, s), rows ? w.col_stride : w.row_stride, x.at(j, s),
+                                   rows ? x.col_stride : x.row_stride, count, [&](auto* values, const auto* g) {
+                                     simd::dispatch([&](auto kernels) {
+                                       kernels.apply(values, g, count, apply, rows ? nullptr : channel_step + j);
+                                     });
+                                   });
         }
     });
   }
@@ -310,27 +308,26 @@ class EigenSession {
               const T* channel_step) const {
     const bool rows = plan.state_order == Order2D::row_major;
     const bool by_channel = channel_step != nullptr;
-    const bool direct = runs::in_place<T>(w, plan.state_order) && runs::in_place<T>(x, plan.state_order) &&
-                        MomentStorage<stored_t<Moments, T>, T>::in_place;
-    const Index longest = direct ? runs::length_in_place : runs::length;
+    const Index longest = MomentStorage<stored_t<Moments, T>, T>::in_place
+                              ? runs::longest<Weights, T>(w, x, plan.state_order)
+                              : runs::length;
     executor::for_tiles(pool_, plan.tiles, [&](Index number, int) {
-      T w_buffer[runs::length], x_buffer[runs::length];
       const Index tile = plan.tiles - 1 - number;  // backwards: the guard has left the end of X in the cache
       runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed, longest,
                      [&](Index j, Index s, int count) {
-                       const Index stride = rows ? w.col_stride : w.row_stride;
-                       T* values = runs::open(w.at(j, s), stride, count, w_buffer);
-                       const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
                        const T step = by_channel ? channel_step[j] : static_cast<T>(c.step);
                        const simd::Apply<T> apply{c.decay_before, c.decay_after, step};
                        const T* steps = by_channel && !rows ? channel_step + j : nullptr;
-                       Runs::template with_moments<Moments>(
-                           state, rows ? j * plan.removed + s : s * plan.kept + j, count, c, [&](T* first, T* second) {
-                             simd::dispatch([&](auto kernels) {
-                               kernels.template update<Moments>(values, g, first, second, count, c, apply, steps);
+                       const Index at = rows ? j * plan.removed + s : s * plan.kept + j;
+                       runs::change<Weights, T>(
+                           w.at(j, s), rows ? w.col_stride : w.row_stride, x.at(j, s),
+                           rows ? x.col_stride : x.row_stride, count, [&](auto* values, const auto* g) {
+                             Runs::template with_moments<Moments>(state, at, count, c, [&](T* first, T* second) {
+                               simd::dispatch([&](auto kernels) {
+                                 kernels.template update<Moments>(values, g, first, second, count, c, apply, steps);
+                               });
                              });
                            });
-                       runs::store<Weights>(values, w.at(j, s), stride, count);
                      });
     });
   }

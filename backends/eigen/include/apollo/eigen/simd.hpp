@@ -41,6 +41,11 @@ inline Isa best() {
 #endif
 }
 
+/// Whether the loops read values of V as they are stored, in arithmetic of T; others are converted for them.
+template <class V, class T>
+inline constexpr bool readable = std::is_same_v<std::remove_const_t<V>, T> ||
+                                 (std::is_same_v<std::remove_const_t<V>, bfloat16> && std::is_same_v<T, float>);
+
 /// The scalars of W <- after (before W - step U).
 template <class T>
 struct Apply {

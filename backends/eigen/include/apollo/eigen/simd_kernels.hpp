@@ -40,8 +40,8 @@ struct Kernels {
   }
 
   /// Moments and apply in one pass over `count` weights. `steps`, if there, has a step for each; else a.step is everybody's.
-  template <class Moments, class T>
-  APOLLO_KERNEL void update(T* w, const T* g, T* first, T* second, int count, const StepCoefficients<T>& given,
+  template <class Moments, class T, class W, class G>
+  APOLLO_KERNEL void update(W* w, const G* g, T* first, T* second, int count, const StepCoefficients<T>& given,
                             const Apply<T>& apply, const T* steps) {
     const MomentCoefficients<T> c = given.moments;
     const Apply<T> a = apply;
@@ -52,23 +52,23 @@ struct Kernels {
       update_chunk<Moments>(open(w + i, weight, rest), open(g + i, gradient, rest),
                             open_if<Moments, 1>(first, i, m, rest), open_if<Moments, 2>(second, i, v, rest), c, a,
                             factor, coupled, steps == nullptr ? steps : open(steps + i, step, rest));
+      close(weight, w + i, rest);
       if (rest >= chunk) continue;
-      copy(weight, w + i, rest);
       close_if<Moments, 1>(m, first, i, rest);
       close_if<Moments, 2>(v, second, i, rest);
     }
   }
 
   /// W <- after (before W - step x), with one step or, where `steps` is there, one for each.
-  template <class T>
-  APOLLO_KERNEL void apply(T* w, const T* x, int count, const Apply<T>& given, const T* steps) {
+  template <class T, class W, class X>
+  APOLLO_KERNEL void apply(W* w, const X* x, int count, const Apply<T>& given, const T* steps) {
     const Apply<T> a = given;
     T weight[chunk], u[chunk], step[chunk];
     for (int i = 0; i < count; i += chunk) {
       const int rest = count - i;
       apply_chunk(open(w + i, weight, rest), open(x + i, u, rest), a,
                   steps == nullptr ? steps : open(steps + i, step, rest));
-      if (rest < chunk) copy(weight, w + i, rest);
+      close(weight, w + i, rest);
     }
   }
 
@@ -76,30 +76,41 @@ struct Kernels {
   template <class V, class T>
   APOLLO_KERNEL void convert(const V* APOLLO_RESTRICT from, T* APOLLO_RESTRICT to, int count) {
     int i = 0;
-    for (; i + chunk <= count; i += chunk)
+    for (; i + chunk <= count; i += chunk) {
+      for (int l = 0; l < chunk; l += line<V>) __builtin_prefetch(from + i + l + prefetch_lines * line<V>);
       for (int l = 0; l < chunk; ++l) to[i + l] = static_cast<T>(from[i + l]);
+    }
     for (; i < count; ++i) to[i] = static_cast<T>(from[i]);
+  }
+
+  /// Adjacent values rounded to nearest in another type.
+  template <class T, class V>
+  APOLLO_KERNEL void narrow(const T* APOLLO_RESTRICT from, V* APOLLO_RESTRICT to, int count) {
+    int i = 0;
+    for (; i + chunk <= count; i += chunk)
+      for (int l = 0; l < chunk; ++l) to[i + l] = V(static_cast<arithmetic_t<V>>(from[i + l]));
+    for (; i < count; ++i) to[i] = V(static_cast<arithmetic_t<V>>(from[i]));
   }
 
   // --- sums -------------------------------------------------------------------------------------------------------------
 
   /// Sum of squares in arithmetic of T. Whoever finds it not finite looks again, in double.
-  template <class T>
-  APOLLO_KERNEL T sum_squares(const T* x, Index count) {
-    T product = 0;
-    return sums<false>(x, x, count, product);
+  template <class V>
+  APOLLO_KERNEL arithmetic_t<V> sum_squares(const V* x, Index count) {
+    arithmetic_t<V> product = 0;
+    return sums<false>(x, static_cast<const arithmetic_t<V>*>(nullptr), count, product);
   }
 
   /// The same, and the sum of x p.
-  template <class T>
-  APOLLO_KERNEL T dot_squares(const T* x, const T* p, Index count, T& product) {
+  template <class V, class T>
+  APOLLO_KERNEL T dot_squares(const V* x, const T* p, Index count, T& product) {
     return sums<true>(x, p, count, product);
   }
 
   /// out_i += sum over lines l of coefficient_l x(line_l, i), and squares_i += sum of x(line_l, i)^2, for i < width. Line
   /// numbers are lines[l], or l where `lines` is null; lines lie `stride` apart. `squares` may be null.
-  template <class T>
-  APOLLO_KERNEL void add_lines(const T* x, Index stride, const std::int32_t* lines, const T* coefficients, int count,
+  template <class V, class T>
+  APOLLO_KERNEL void add_lines(const V* x, Index stride, const std::int32_t* lines, const T* coefficients, int count,
                                Index width, T* APOLLO_RESTRICT out, T* APOLLO_RESTRICT squares) {
     Index i = 0;
     if (squares == nullptr) {
@@ -133,8 +144,8 @@ struct Kernels {
 
   /// One channel in one map: groups of eight adjacent inputs are added to eight adjacent buckets, with their signs. Returns
   /// the sum of squares of x.
-  template <class T>
-  APOLLO_KERNEL T scatter(const T* x, Index count, const std::int32_t* bucket, const std::uint32_t* sign, T* out) {
+  template <class V, class T>
+  APOLLO_KERNEL T scatter(const V* x, Index count, const std::int32_t* bucket, const std::uint32_t* sign, T* out) {
     using Eight = typename Vector<T, 8>::Type;
     Eight even = {}, odd = {};
     T rest = 0;
@@ -145,8 +156,9 @@ struct Kernels {
     }
     for (; i + 8 <= count; i += 8) scatter_eight(x + i, out + bucket[i / 8], sign + i, even);
     for (; i < count; ++i) {
-      out[bucket[i / 8] + i % 8] += sign[i] != 0 ? -x[i] : x[i];
-      rest += x[i] * x[i];
+      const T value = x[i];
+      out[bucket[i / 8] + i % 8] += sign[i] != 0 ? -value : value;
+      rest += value * value;
     }
     even += odd;
     for (int l = 0; l < 8; ++l) rest += even[l];
@@ -171,17 +183,59 @@ struct Kernels {
   }
 
  private:
+  /// What is converted is fetched so many cache lines early: the conversion of a run is short, and others follow.
+  static constexpr int prefetch_lines = 16;
+  template <class V>
+  static constexpr int line = 64 / static_cast<int>(sizeof(V));
+
+  /// A vector of stored values in arithmetic of T, by reference: wide vectors that are returned change the ABI.
+  template <class T, int width, class V>
+  APOLLO_PART void widen(const V* from, typename Vector<T, width>::Type& to) {
+    if constexpr (std::is_same_v<V, bfloat16>) {
+      using Bits = Vector<std::uint16_t, width>;
+      using Wide = typename Vector<std::uint32_t, width>::Type;
+      const typename Bits::Type bits = *reinterpret_cast<const typename Bits::Loose*>(from);
+      const Wide wide = __builtin_convertvector(bits, Wide) << 16;
+      to = reinterpret_cast<typename Vector<T, width>::Type>(wide);
+    } else {
+      to = *reinterpret_cast<const typename Vector<T, width>::Loose*>(from);
+    }
+  }
+
   template <class T>
   APOLLO_PART void copy(const T* from, T* to, int count) {
     for (int i = 0; i < count; ++i) to[i] = from[i];
   }
-  /// A whole chunk in place; the rest of a run in `buffer`, filled up with zeros, so that the same code meets it.
+  /// A whole chunk in place; the rest of a run in `buffer`, filled up with zeros, so that the same code meets it. Values of
+  /// another type all go through the buffer.
   template <class V, class T>
-  APOLLO_PART V* open(V* values, T* buffer, int rest) {
-    if (rest >= chunk) return values;
-    for (int i = 0; i < chunk; ++i) buffer[i] = 0;
-    copy(static_cast<const T*>(values), buffer, rest);
-    return buffer;
+  APOLLO_PART auto open(V* values, T* buffer, int rest) {
+    if constexpr (std::is_same_v<std::remove_const_t<V>, T>) {
+      if (rest >= chunk) return values;
+      for (int i = 0; i < chunk; ++i) buffer[i] = 0;
+      copy(static_cast<const T*>(values), buffer, rest);
+      return static_cast<V*>(buffer);
+    } else {
+      for (int i = 0; i < chunk; i += line<V>) __builtin_prefetch(values + i + prefetch_lines * line<V>);
+      if (rest >= chunk) {
+        for (int i = 0; i < chunk; ++i) buffer[i] = static_cast<T>(values[i]);
+      } else {
+        for (int i = 0; i < chunk; ++i) buffer[i] = 0;
+        for (int i = 0; i < rest; ++i) buffer[i] = static_cast<T>(values[i]);
+      }
+      return buffer;
+    }
+  }
+  /// Stores what was changed in a buffer.
+  template <class V, class T>
+  APOLLO_PART void close(const T* buffer, V* values, int rest) {
+    if constexpr (std::is_same_v<V, T>) {
+      if (rest < chunk) copy(buffer, values, rest);
+    } else if (rest >= chunk) {
+      for (int i = 0; i < chunk; ++i) values[i] = V(buffer[i]);
+    } else {
+      for (int i = 0; i < rest; ++i) values[i] = V(buffer[i]);
+    }
   }
   /// The same from i on, for a buffer that exists only if there are `least` of them.
   template <class Moments, int least, class T>
@@ -283,8 +337,8 @@ struct Kernels {
     apply_chunk(w, n, a, steps);
   }
 
-  template <bool with_product, class T>
-  APOLLO_PART T sums(const T* x, const T* p, Index count, T& product) {
+  template <bool with_product, class V, class T>
+  APOLLO_PART T sums(const V* x, const T* p, Index count, T& product) {
     constexpr int n = lanes<T>;
     using Type = typename Vector<T, n>::Type;
     using Loose = typename Vector<T, n>::Loose;
@@ -294,13 +348,15 @@ struct Kernels {
     for (; i + 4 * n <= count; i += 4 * n)
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
-        const Type value = *reinterpret_cast<const Loose*>(x + i + k * n);
+        Type value;
+        widen<T, n>(x + i + k * n, value);
         squares[k] += value * value;
         if constexpr (with_product) products[k] += value * *reinterpret_cast<const Loose*>(p + i + k * n);
       }
     for (; i < count; ++i) {
-      rest_squares += x[i] * x[i];
-      if constexpr (with_product) rest_products += x[i] * p[i];
+      const T value = x[i];
+      rest_squares += value * value;
+      if constexpr (with_product) rest_products += value * p[i];
     }
     const Type square = (squares[0] + squares[1]) + (squares[2] + squares[3]);
     for (int l = 0; l < n; ++l) rest_squares += square[l];
@@ -312,8 +368,8 @@ struct Kernels {
     return rest_squares;
   }
 
-  template <int vectors, bool with_squares, class T>
-  APOLLO_PART void add_vectors(const T* x, Index stride, const std::int32_t* lines, const T* coefficients, int count,
+  template <int vectors, bool with_squares, class V, class T>
+  APOLLO_PART void add_vectors(const V* x, Index stride, const std::int32_t* lines, const T* coefficients, int count,
                                T* out, T* squares) {
     constexpr int n = lanes<T>;
     using Type = typename Vector<T, n>::Type;
@@ -325,11 +381,12 @@ struct Kernels {
       if constexpr (with_squares) square[k] = *reinterpret_cast<const Loose*>(squares + k * n);
     }
     for (int l = 0; l < count; ++l) {
-      const T* line = x + (lines == nullptr ? l : lines[l]) * stride;
+      const V* line = x + (lines == nullptr ? l : lines[l]) * stride;
       const T coefficient = coefficients[l];
 #pragma GCC unroll 4
       for (int k = 0; k < vectors; ++k) {
-        const Type value = *reinterpret_cast<const Loose*>(line + k * n);
+        Type value;
+        widen<T, n>(line + k * n, value);
         sum[k] += coefficient * value;
         if constexpr (with_squares) square[k] += value * value;
       }
@@ -342,12 +399,13 @@ struct Kernels {
   }
 
   /// Adds eight values to eight buckets, negated where the highest bit of their sign is set.
-  template <class T>
-  APOLLO_PART void scatter_eight(const T* x, T* buckets, const std::uint32_t* sign,
+  template <class V, class T>
+  APOLLO_PART void scatter_eight(const V* x, T* buckets, const std::uint32_t* sign,
                                  typename Vector<T, 8>::Type& squares) {
     using Eight = typename Vector<T, 8>::Type;
     using Loose = typename Vector<T, 8>::Loose;
-    Eight value = *reinterpret_cast<const Loose*>(x);
+    Eight value;
+    widen<T, 8>(x, value);
     squares += value * value;
     if constexpr (sizeof(T) == 4) {
       using Bits = Vector<std::uint32_t, 8>;
