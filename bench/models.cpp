@@ -21,6 +21,7 @@ using bench::List;
 using bench::Member;
 using bench::Scope;
 using bench::Seconds;
+using bench::Shape;
 
 struct Arguments {
   std::vector<std::string> lists{"small", "60m"};
@@ -32,13 +33,14 @@ struct Arguments {
   std::vector<int> threads{1, 2};
   int pairs = 21;
   std::string filter = ".";
+  std::string prefix;
   std::string json;
   bool all = false;
   bool serve = false;
   bool tensors = false;
 };
 
-Index rank_of(const List& list, Index asked) { return asked > 0 ? asked : list.hidden / 4; }
+Index rank_of(const List& list, Index asked) { return asked > 0 ? asked : list.rank; }
 
 /// Prints figures as they come and keeps them for --json. Names are made of letters, digits and "_/.", so they need no quoting.
 class Figures {
@@ -70,6 +72,12 @@ class Figures {
 };
 
 std::string case_name(const List& list, std::string_view what, Index rank, const std::string& type, int threads) {
+  if (list.one_matrix) {  // growth/MEMBER/ROWSxCOLS/THREADS, and what is not as usual
+    const Shape shape = list.tensors.front().shape;
+    return "growth/" + std::string(what) + "/" + std::to_string(shape.rows) + "x" + std::to_string(shape.cols) +
+           (rank > 0 && rank != list.rank ? "/r" + std::to_string(rank) : "") + (type != "float" ? "/" + type : "") +
+           "/t" + std::to_string(threads);
+  }
   return std::string(name_of(list.scope)) + "/" + std::string(what) + "/" + list.name +
          (rank > 0 ? "/r" + std::to_string(rank) : "") + "/" + type + "/t" + std::to_string(threads);
 }
@@ -90,6 +98,7 @@ class Benchmark {
     for (const std::string& name : arguments_.lists)
       for (const Scope scope : arguments_.scopes) {
         const List list = bench::make_list(name, scope);
+        if (list.one_matrix && scope != arguments_.scopes.front()) continue;
         for (const int threads : arguments_.threads) run_roofline(list, threads);
         for (const std::string& type : arguments_.types) {
           const std::vector<Case> cases = cases_of(list, type);
@@ -121,7 +130,7 @@ class Benchmark {
 
   /// What the loop makes of the memory, held against a loop of two streams.
   void run_roofline(const List& list, int threads) {
-    const std::string name = case_name(list, "roofline_adamw", 0, "float", threads);
+    const std::string name = arguments_.prefix + case_name(list, "roofline_adamw", 0, "float", threads);
     if (!wanted(name)) return;
     bench::Roofline& loops = roofline(list);
     std::vector<Seconds> adamw, axpy;
@@ -135,7 +144,7 @@ class Benchmark {
     const Index parameters = list.parameters();
     add_times(figures_, name, adamw, parameters, bench::Roofline::adamw_bytes * parameters);
     figures_.add_ratio(name + "/of_axpy_bandwidth", adamw_rate, axpy_rate);
-    add_times(figures_, case_name(list, "roofline_axpy", 0, "float", threads), axpy, parameters,
+    add_times(figures_, arguments_.prefix + case_name(list, "roofline_axpy", 0, "float", threads), axpy, parameters,
               bench::Roofline::axpy_bytes * parameters);
   }
 
@@ -148,7 +157,7 @@ class Benchmark {
           const bool has_rank = bench::has_rank(member);
           if (!has_rank && asked != arguments_.ranks.front()) continue;
           const Index rank = rank_of(list, asked);
-          const std::string name = case_name(list, member.name, has_rank ? rank : 0, type, threads);
+          const std::string name = arguments_.prefix + case_name(list, member.name, has_rank ? rank : 0, type, threads);
           if (wanted(name)) cases.push_back({name, member, rank, threads});
         }
     return cases;
@@ -224,6 +233,7 @@ int main(int argc, char** argv) {
   const std::vector<std::string> type_names{"float", "bfloat16"};
   std::vector<std::string> list_names, member_names;
   for (const bench::Llama& llama : bench::llamas) list_names.emplace_back(llama.name);
+  for (const bench::Copies& copies : bench::growth) list_names.emplace_back(copies.name);
   for (const Member& member : bench::members) member_names.emplace_back(member.name);
 
   CLI::App app("Times optimizer steps of whole models against a fused AdamW loop over as many parameters.");
@@ -235,7 +245,7 @@ int main(int argc, char** argv) {
   app.add_option("--members", arguments.members, "optimizers of the matrices")
       ->delimiter(',')
       ->check(CLI::IsMember(member_names));
-  app.add_option("--ranks", arguments.ranks, "0: a quarter of the width")
+  app.add_option("--ranks", arguments.ranks, "0: a quarter of the width, 256 of matrix_...")
       ->delimiter(',')
       ->check(CLI::NonNegativeNumber);
   app.add_option("--types", arguments.types, "of weights and gradients")
@@ -244,6 +254,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", arguments.threads)->delimiter(',')->check(CLI::PositiveNumber);
   app.add_option("--pairs", arguments.pairs, "a step and a roofline loop each")->check(CLI::PositiveNumber);
   app.add_option("--filter", arguments.filter, "regular expression of the names to run");
+  app.add_option("--prefix", arguments.prefix, "in front of every name");
   app.add_option("--json", arguments.json, "file for the figures");
   app.add_flag("--all", arguments.all, "every list, member and type, whatever else is said");
   app.add_flag("--serve", arguments.serve, "one case; a step for each line of input, answered by its nanoseconds");

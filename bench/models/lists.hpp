@@ -31,6 +31,21 @@ inline constexpr Llama llamas[] = {
     {"7b_1of32", 4096, 11008, 1, 32, 0},     //
 };
 
+/// Copies of one matrix, for the cost of a step against its size. About 45 million parameters each, so that a step
+/// finds all of them in memory and not in a cache.
+struct Copies {
+  std::string_view name;
+  Shape shape;
+  Index copies;
+};
+
+inline constexpr Copies growth[] = {
+    {"matrix_1024x2736", {1024, 2736}, 16},
+    {"matrix_2048x5461", {2048, 5461}, 4},
+    {"matrix_4096x11008", {4096, 11008}, 1},
+};
+inline constexpr Index growth_rank = 256;
+
 struct Tensor {
   std::string name;
   Shape shape;
@@ -49,6 +64,8 @@ struct List {
   Scope scope = Scope::whole;
   Index hidden = 0;
   Index head_size = 0;
+  Index rank = 0;           ///< unless another one is asked for
+  bool one_matrix = false;  ///< copies of one, the same in both scopes
   std::vector<Tensor> tensors;
 
   Index parameters() const {
@@ -75,13 +92,20 @@ inline List make_list(std::string_view name, Scope scope) {
       all.push_back({"norm", {1, m.hidden}});
       all.push_back({"head", {m.vocabulary, m.hidden}});
     }
-    List list{std::string(name), scope, m.hidden, m.hidden / m.heads, {}};
+    List list{std::string(name), scope, m.hidden, m.hidden / m.heads, m.hidden / 4, false, {}};
     for (Tensor& tensor : all)
       if (scope == Scope::whole || tensor.low_rank) list.tensors.push_back(std::move(tensor));
     return list;
   }
+  for (const Copies& c : growth) {
+    if (c.name != name) continue;
+    List list{std::string(name), scope, 0, 0, growth_rank, true, {}};
+    for (Index i = 0; i < c.copies; ++i) list.tensors.push_back({"matrix." + std::to_string(i), c.shape, true});
+    return list;
+  }
   std::string names;
   for (const Llama& m : llamas) names += " " + std::string(m.name);
+  for (const Copies& c : growth) names += " " + std::string(c.name);
   throw std::invalid_argument("list '" + std::string(name) + "' is none of" + names);
 }
 

