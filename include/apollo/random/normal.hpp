@@ -53,7 +53,7 @@ APOLLO_EXACT_FLOAT APOLLO_INLINE float log(float x, bool portably) {
   const auto u = __builtin_bit_cast(std::int32_t, x);
   const std::int32_t exponent = (u - __builtin_bit_cast(std::int32_t, 0.70710677f)) >> 23;
   const float m = __builtin_bit_cast(float, u - exponent * (1 << 23));  // in [sqrt(1/2), sqrt(2))
-  const float t = (m - 1.0f) / (m + 1.0f);                         // log m = 2 artanh t
+  const float t = (m - 1.0f) / (m + 1.0f);                              // log m = 2 artanh t
   const float z = t * t;
   float series = fused(z, 2.0f / 9, 2.0f / 7, portably);
   series = fused(z, series, 2.0f / 5, portably);
