@@ -2,8 +2,6 @@
 // Steps of whole models, in turns with the roofline: an AdamW loop over as many parameters elsewhere, on as many threads. So both
 // meet the same moments of the machine, and the ratio of a pair means something. Prints NAME VALUE UNIT; --help lists the flags.
 #include <CLI/CLI.hpp>
-#include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <optional>
@@ -12,10 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "figures.hpp"
 #include "models/subjects.hpp"
 
 namespace {
 
+using bench::Figures;
 using bench::Index;
 using bench::List;
 using bench::Member;
@@ -41,35 +41,6 @@ struct Arguments {
 };
 
 Index rank_of(const List& list, Index asked) { return asked > 0 ? asked : list.rank; }
-
-/// Prints figures as they come and keeps them for --json. Names are made of letters, digits and "_/.", so they need no quoting.
-class Figures {
- public:
-  void add(const std::string& name, double value, const char* unit) {
-    std::printf("%s %.6g %s\n", name.c_str(), value, unit);
-    std::fflush(stdout);
-    char number[32];
-    std::snprintf(number, sizeof number, "%.6g", value);
-    json_ += (json_.empty() ? "" : ",\n") + ("  {\"name\": \"" + name + "\", \"value\": ") + number + ", \"unit\": \"" +
-             unit + "\"}";
-  }
-  /// The ratio of each pair: its median and quartiles.
-  void add_ratio(const std::string& name, const std::vector<double>& over, const std::vector<double>& under) {
-    std::vector<double> ratios;
-    for (std::size_t i = 0; i < over.size(); ++i) ratios.push_back(over[i] / under[i]);
-    add(name, bench::median(ratios), "x");
-    add(name + "/lower_quartile", bench::quantile(ratios, 0.25), "x");
-    add(name + "/upper_quartile", bench::quantile(ratios, 0.75), "x");
-  }
-  void write(const std::string& file) const {
-    std::ofstream out(file);
-    out << "[\n" << json_ << "\n]\n";
-    if (!out.flush()) throw std::runtime_error("cannot write " + file);
-  }
-
- private:
-  std::string json_;
-};
 
 std::string case_name(const List& list, std::string_view what, Index rank, const std::string& type, int threads) {
   if (list.one_matrix) {  // growth/MEMBER/ROWSxCOLS/THREADS, and what is not as usual

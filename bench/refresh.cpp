@@ -3,15 +3,14 @@
 // basis' energy it keeps. Prints NAME VALUE UNIT; --help lists the flags.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstdio>
 #include <exception>
-#include <fstream>
 #include <iostream>
 #include <regex>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "figures.hpp"
 #include "models/lists.hpp"
 #include "refresh/gradients.hpp"
 #include "refresh/refresh.hpp"
@@ -19,6 +18,7 @@
 namespace {
 
 using bench::Decomposition;
+using bench::Figures;
 using bench::Index;
 using bench::Refresh;
 using bench::Seconds;
@@ -34,33 +34,6 @@ struct Arguments {
   std::string model = "nano";
   std::string filter = ".";
   std::string json;
-};
-
-/// Prints figures as they come and keeps them for --json. Names are made of letters, digits and "_/.", so they need no
-/// quoting.
-class Figures {
- public:
-  void add(const std::string& name, double value, const char* unit) {
-    char number[32];
-    std::snprintf(number, sizeof number, "%.6g", value);
-    std::printf("%s %s %s\n", name.c_str(), number, unit);
-    std::fflush(stdout);
-    json_ += json_.empty() ? "" : ",\n";
-    json_ += "  {\"name\": \"" + name + "\", \"value\": " + number + ", \"unit\": \"" + unit + "\"}";
-  }
-  void add_quartiles(const std::string& name, const std::vector<double>& values, const char* unit) {
-    add(name, bench::median(values), unit);
-    add(name + "/lower_quartile", bench::quantile(values, 0.25), unit);
-    add(name + "/upper_quartile", bench::quantile(values, 0.75), unit);
-  }
-  void write(const std::string& file) const {
-    std::ofstream out(file);
-    out << "[\n" << json_ << "\n]\n";
-    if (!out.flush()) throw std::runtime_error("cannot write " + file);
-  }
-
- private:
-  std::string json_;
 };
 
 /// The shapes that a model's refreshes meet, each once.

@@ -19,8 +19,8 @@ namespace apollo {
 /// Ticks: step() is one tick. Layer-wise, the first step(name) opens a tick, every tensor is stepped or skipped once, and
 /// end_tick() closes it. Schedules follow the tick; the bias correction of a tensor follows its own steps.
 ///
-/// Threads: step() uses the backend's, all of them on a large tensor, each on small ones of its own. step(name, workspace) may run concurrently for different names between begin_tick()
-/// and end_tick(), one workspace a thread.
+/// Threads: step() uses the backend's, all of them on a large tensor, each on small ones of its own. step(name, workspace) may
+/// run concurrently for different names between begin_tick() and end_tick(), one workspace a thread.
 template <class BackendType>
 class BasicOptimizer {
  public:

@@ -51,8 +51,7 @@ struct Settings {
   Index rank = 0;
   Scale scale = 1;
   Index update_proj_gap = 200;
-  Index refresh_phase =
-      0;  ///< refreshes come where steps + phase is a multiple of the gap; Optimizer::spread_refreshes
+  Index refresh_phase = 0;  ///< refreshes come where steps + phase is a multiple of the gap
   ProjType proj_type = ProjType::std;
   SvdMethod svd = SvdMethod::subspace;
   OnRefresh on_refresh = OnRefresh::keep;
