@@ -11,9 +11,9 @@ int main(int argc, char** argv) {
   };
   bench::add_step<apollo::AdamW<>>(name("adamw", 0), shape, 1, {.lr = 1e-6}, backend);
   bench::add_step<apollo::SgdMomentum<>>(name("sgd_momentum", 0), shape, 1, {.lr = 1e-6}, backend);
-  bench::add_step<apollo::Apollo<>>(name("apollo_gaussian", rank), shape, 1, {.lr = 1e-6, .rank = rank}, backend);
-  bench::add_step<apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(name("apollo_sparse", rank), shape, 1,
-                                                                                {.lr = 1e-6, .rank = rank}, backend);
+  bench::add_step<apollo::Apollo<>>(name("apollo_sparse", rank), shape, 1, {.lr = 1e-6, .rank = rank}, backend);
+  bench::add_step<apollo::Apollo<apollo::RandomProjection<apollo::Gaussian>>>(name("apollo_gaussian", rank), shape, 1,
+                                                                              {.lr = 1e-6, .rank = rank}, backend);
   bench::add_step<apollo::ApolloMini<>>(name("apollo_mini", 1), shape, 1, {.lr = 1e-6}, backend);
   bench::add_step<apollo::GaLore<>>(name("galore", rank), shape, 1,
                                     {.lr = 1e-6, .rank = rank, .update_proj_gap = apollo::Index{1} << 40}, backend);

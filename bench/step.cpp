@@ -57,9 +57,9 @@ void add_steps(const Matrix& matrix, int threads) {
   bench::add_step<on::AdamW<>>(name("adamw_unchecked", 0), shape, threads, {.lr = 1e-6, .check_finite = false},
                                backend);
   bench::add_step<on::SgdMomentum<>>(name("sgd_momentum", 0), shape, threads, {.lr = 1e-6}, backend);
-  bench::add_step<on::Apollo<>>(name("apollo_gaussian", rank), shape, threads, {.lr = 1e-6, .rank = rank}, backend);
-  bench::add_step<on::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(name("apollo_sparse", rank), shape, threads,
-                                                                            {.lr = 1e-6, .rank = rank}, backend);
+  bench::add_step<on::Apollo<>>(name("apollo_sparse", rank), shape, threads, {.lr = 1e-6, .rank = rank}, backend);
+  bench::add_step<on::Apollo<apollo::RandomProjection<apollo::Gaussian>>>(name("apollo_gaussian", rank), shape, threads,
+                                                                          {.lr = 1e-6, .rank = rank}, backend);
   bench::add_step<on::ApolloMini<>>(name("apollo_mini", 1), shape, threads, {.lr = 1e-6}, backend);
   const apollo::GaLoreOptions plain{.lr = 1e-6, .rank = rank, .update_proj_gap = never};
   const apollo::GaLoreOptions refreshing{.lr = 1e-6, .rank = rank, .update_proj_gap = 1};

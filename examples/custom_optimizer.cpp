@@ -7,9 +7,9 @@
 #include <apollo/apollo.hpp>
 #include <apollo/eigen.hpp>
 
-// APOLLO with a sparse projection (one addition for each element of the gradient, whatever the rank) and moments of two
-// bytes. Named in any order; what is not named stays plain: no limiter, weights as they are, computing in float.
-using SparseApollo = apollo::eigen::StructuredOptimizer<apollo::RandomProjection<apollo::SparseSign>,
+// APOLLO with moments of two bytes and a sparse projection (one addition for each element of the gradient, whatever the
+// rank). Named in any order; what is not named stays plain: no limiter, weights as they are, computing in float.
+using NarrowApollo = apollo::eigen::StructuredOptimizer<apollo::RandomProjection<apollo::SparseSign>,
                                                         apollo::ChannelScaling, apollo::AdamMoments<apollo::bfloat16>>;
 
 int main() {
@@ -17,7 +17,7 @@ int main() {
   Eigen::MatrixXf W = Eigen::MatrixXf::Zero(96, 64), G(96, 64);
 
   // On its own. The options are all there are; one that this composition never reads would be refused.
-  SparseApollo optimizer(W, {.lr = 2e-2, .rank = 16});
+  NarrowApollo optimizer(W, {.lr = 2e-2, .rank = 16});
   for (int step = 0; step <= 200; ++step) {
     G = W - target;
     if (step % 50 == 0) std::printf("step %3d: loss %.5f\n", step, G.array().square().mean());
@@ -28,7 +28,7 @@ int main() {
 
   // As a group of a whole model.
   apollo::eigen::Optimizer model;
-  const auto group = model.add_group<SparseApollo>({.lr = 2e-2, .rank = 16});
+  const auto group = model.add_group<NarrowApollo>({.lr = 2e-2, .rank = 16});
   model.add(group, "layer.weight", W, G);
   W.setZero();
   for (int step = 0; step < 200; ++step) {

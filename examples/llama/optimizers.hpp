@@ -29,8 +29,8 @@ inline constexpr Tuned tuned[] = {
     {"adamw", 4e-3, 3.2e-2, "AdamW with two learning rates"},
     {"adamw-one-lr", 2e-3, 2e-3, "AdamW with one learning rate for everything"},
     {"galore", 3.2e-2, 3.2e-2, "GaLore, scale .25"},
-    {"apollo", 8e-3, 3.2e-2, "APOLLO, Gaussian projection, automatic scale"},
-    {"apollo-sparse", 8e-3, 3.2e-2, "APOLLO with the sparse sign projection"},
+    {"apollo", 8e-3, 3.2e-2, "APOLLO, sparse sign projection, automatic scale"},
+    {"apollo-gaussian", 8e-3, 3.2e-2, "APOLLO with the paper's Gaussian projection"},
     {"apollo-mini", 4e-3, 1.6e-2, "APOLLO-Mini, scale 128, limiter gamma 1.1", 1.1},
     {"structured-adamw", 8e-3, 3.2e-2, "AdamW with one scale a channel, nothing projected"},
     {"apollo-svd", 1.6e-2, 3.2e-2, "APOLLO over singular vectors"},
@@ -78,8 +78,8 @@ void with_member(std::string_view name, Visit&& visit) {
     named(apollo::GaLoreOptions{});
   else if (name == "apollo")
     named(apollo_options);
-  else if (name == "apollo-sparse")
-    visit(std::type_identity<apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>>{}, apollo_options);
+  else if (name == "apollo-gaussian")
+    visit(std::type_identity<apollo::Apollo<apollo::RandomProjection<apollo::Gaussian>>>{}, apollo_options);
   else if (name == "apollo-mini")
     named(apollo::ApolloMiniOptions{});
   else if (name == "structured-adamw")

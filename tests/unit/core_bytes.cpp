@@ -123,7 +123,8 @@ TEST_CASE("workspaces are constants of a shape and its options") {
   static_assert(Sgd<>::record_bytes(SgdOptions{}) == 8);
   static_assert(Apollo<>::record_bytes(ApolloOptions{}) == 12);
   // R and P^T, three lines of doubles and one of floats a channel.
-  static_assert(Apollo<>::workspace_bytes({64, 48}, {.rank = 16}) == 64 * 16 * 4 + 48 * 16 * 4 + 3 * 64 * 8 + 64 * 4);
+  static_assert(Apollo<RandomProjection<Gaussian>>::workspace_bytes({64, 48}, {.rank = 16}) ==
+                64 * 16 * 4 + 48 * 16 * 4 + 3 * 64 * 8 + 64 * 4);
   static_assert(ApolloMini<>::workspace_bytes({64, 48}) == 64 * 4 + 48 * 4 + 3 * 64 * 8 + 64 * 4);
   CHECK(GaLore<>::workspace_bytes({64, 48}, {.rank = 16}) == GaLore<>(Shape{64, 48}, {.rank = 16}).workspace_bytes());
 }

@@ -480,13 +480,13 @@ TEST_CASE("whatever differs is named: shape, type, rank, seed, projection, gap, 
                         "'tall.restart'"));
   CHECK(model::mentions(
       mismatch(model::Tag<apollo::Apollo<apollo::RandomProjection<apollo::Rademacher>>>(), Saved::options()), "'tall'",
-      "gaussian", "rademacher"));
+      "sparse_sign", "rademacher"));
   CHECK(model::mentions(
-      mismatch(model::Tag<apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(), Saved::options()), "'tall'",
+      mismatch(model::Tag<apollo::Apollo<apollo::RandomProjection<apollo::Gaussian>>>(), Saved::options()), "'tall'",
       "gaussian", "sparse_sign"));
   CHECK(model::mentions(mismatch(model::Tag<apollo::Apollo<apollo::AdamMoments<apollo::bfloat16>>>(), Saved::options()),
                         "'tall'", "'bias'", "float32", "bfloat16", "F32", "BF16"));
-  CHECK(model::mentions(mismatch(model::Tag<apollo::AdamW<>>(), apollo::AdamWOptions{}), "'tall'", "gaussian",
+  CHECK(model::mentions(mismatch(model::Tag<apollo::AdamW<>>(), apollo::AdamWOptions{}), "'tall'", "sparse_sign",
                         "identity", "[13, 6]", "'tall.previous_norm'"));
   CHECK(model::mentions(mismatch(model::Tag<apollo::GaLore<>>(), apollo::GaLoreOptions{.rank = 3}), "'tall'", "svd",
                         "'tall.basis'"));

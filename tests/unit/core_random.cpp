@@ -323,16 +323,15 @@ TEST_CASE("sparse tables: distinct and balanced buckets, lanes, and signs from t
     REQUIRE(d.removed == c.removed);
     REQUIRE(d.nonzeros == c.nonzeros);
     const Index groups = (c.removed + d.lanes - 1) / d.lanes;
-    int outside = 0, repeated = 0, misaligned = 0, wrong_sign = 0;
+    int outside = 0, repeated = 0, misplaced = 0, wrong_sign = 0;
     RandomStream signs = reference_stream;
     signs.stream = Stream::signs;
     for (Index h = 0; h < c.nonzeros; ++h) {
       std::vector<Index> hits(static_cast<std::size_t>(c.rank), 0);
       const Index first = c.rank * h / c.nonzeros, last = c.rank * (h + 1) / c.nonzeros;
       for (Index q = 0; q < groups; ++q) {
-        const Index to = d.bucket[h * d.map_size + q];
+        const Index turned = d.bucket[h * d.map_size + q], to = turned - turned % d.lanes;
         outside += to < first || to + d.lanes > last;  // blocks are disjoint, so that an input's buckets are distinct
-        misaligned += (to - first) % d.lanes != 0;
         if (to >= 0 && to < c.rank) ++hits[static_cast<std::size_t>(to)];
         // Every bucket is hit once before any is hit twice.
         const Index window = (last - first) / d.lanes;
@@ -345,14 +344,37 @@ TEST_CASE("sparse tables: distinct and balanced buckets, lanes, and signs from t
         repeated += hits[static_cast<std::size_t>(k)] < least || hits[static_cast<std::size_t>(k)] > least + 1;
       }
       for (Index s = 0; s < c.removed; ++s) {
+        const Index turned = d.bucket[h * d.map_size + s / d.lanes], place = s % d.lanes;
+        misplaced += d.bucket_of(static_cast<int>(h), s) != turned - turned % d.lanes + (turned % d.lanes ^ place);
         const auto number = static_cast<std::uint64_t>(h * c.removed + s);
         wrong_sign += d.sign[number] != (signs.bit(number) ? 0x80000000u : 0u);
       }
     }
     CHECK(outside == 0);
     CHECK(repeated == 0);
-    CHECK(misaligned == 0);
+    CHECK(misplaced == 0);
     CHECK(wrong_sign == 0);
+  }
+}
+
+TEST_CASE("sparse maps: two inputs meet in a bucket once in r times at most, also where both are the same of eight") {
+  for (const Index rank : {8, 64}) {
+    CAPTURE(rank);
+    const Index removed = 512;
+    std::vector<std::int32_t> bucket(static_cast<std::size_t>(apollo::sparse_map_size(rank, removed, 1)));
+    std::vector<std::uint32_t> sign(static_cast<std::size_t>(removed));
+    const int trials = 4000;
+    double met = 0, met_elsewhere = 0;
+    RandomStream stream = reference_stream;
+    for (int t = 0; t < trials; ++t) {
+      stream.counter = static_cast<std::uint64_t>(t);
+      const auto d = apollo::draw_sparse(stream, rank, removed, 1, bucket.data(), sign.data());
+      met += d.bucket_of(0, 3) == d.bucket_of(0, 3 + 400);
+      met_elsewhere += d.bucket_of(0, 3) == d.bucket_of(0, 6 + 400);
+    }
+    const double expected = trials / static_cast<double>(rank), spread = 5 * std::sqrt(expected);
+    CHECK(std::fabs(met - expected) <= spread);
+    CHECK(std::fabs(met_elsewhere - expected) <= spread);
   }
 }
 
@@ -384,21 +406,25 @@ TEST_CASE("sparse tables follow their stated shuffle") {
   RandomStream hash = reference_stream;
   hash.stream = Stream::hash;
   const Index buckets = rank / lanes, groups = (removed + lanes - 1) / lanes;
-  int wrong = 0;
+  int wrong = 0, turns = 0;
   for (Index window = 0; window < groups; window += buckets) {
-    std::vector<Index> order;
+    std::vector<Index> order;  // group of buckets and turn
     for (Index i = 0; i < buckets;
          ++i) {  // number i is put somewhere among the first i + 1, whose place it takes goes last
-      const double u = std::ldexp(static_cast<double>(hash.word(static_cast<std::uint64_t>(window + i))), -32);
+      const std::uint64_t word = hash.word(static_cast<std::uint64_t>(window + i));
+      const double u = std::ldexp(static_cast<double>(word), -32);
       const auto pick = static_cast<std::size_t>(u * static_cast<double>(i + 1));
       order.push_back(0);
       order.back() = order[pick];
-      order[pick] = i;
+      order[pick] = lanes * i + static_cast<Index>(word % 8);
     }
-    for (Index i = 0; i < buckets && window + i < groups; ++i)
-      wrong += d.bucket[window + i] != lanes * order[static_cast<std::size_t>(i)];
+    for (Index i = 0; i < buckets && window + i < groups; ++i) {
+      wrong += d.bucket[window + i] != order[static_cast<std::size_t>(i)];
+      turns += d.bucket[window + i] % lanes != 0;
+    }
   }
   CHECK(wrong == 0);
+  CHECK(turns > 0);
 }
 
 TEST_CASE_TEMPLATE("a sketch keeps squared norms and inner products on average", Sketch, apollo::Gaussian,

@@ -90,7 +90,7 @@ void check_norms() {
   CAPTURE(std::string(Sketch::name));
   constexpr int draws = 3000;
   for (const Index rank : {Index{8}, Index{32}})
-    for (const Kind kind : {Kind::gaussian, Kind::heavy_tailed, Kind::outlier_columns}) {
+    for (const Kind kind : {Kind::gaussian, Kind::heavy_tailed, Kind::outlier_columns, Kind::outliers_in_a_lane}) {
       CAPTURE(rank);
       CAPTURE(static_cast<int>(kind));
       const auto r = static_cast<double>(rank);
@@ -172,13 +172,4 @@ TEST_CASE("sketches keep squared norms in the mean, with at most the Gaussian's 
   check_norms<apollo::SparseSigns<4>>();
   check_norms<apollo::HadamardTransform>();
   check_norms<apollo::CosineTransform>();
-}
-
-TEST_CASE(
-    "outliers at one place among eight are what a sparse sketch in lanes of eight is bad at, and others are not") {
-  const Matrix x = gradients(Kind::outliers_in_a_lane, 6, 96);
-  CHECK(statistics<apollo::SparseSigns<1>>(x, 32, 3000).variance > 2 * 2.0 / 32);
-  CHECK(statistics<apollo::SparseSigns<1>>(x, 33, 3000).variance <= 1.1 * 2 / 33);
-  CHECK(statistics<apollo::HadamardTransform>(x, 32, 3000).variance <= 1.1 * 2 / 32);
-  CHECK(statistics<apollo::CosineTransform>(x, 32, 3000).variance <= 1.1 * 2 / 32);
 }

@@ -755,7 +755,7 @@ TEST_CASE("policies may be listed in any order and the first of a kind wins") {
   using B = StructuredOptimizer<double, AdamMoments<bfloat16>, RandomProjection<SparseSign>, ChannelScaling>;
   static_assert(std::is_same_v<A, B>);
   static_assert(std::is_same_v<Apollo<FixedProjection>::Policies::Projection, FixedProjection>);
-  static_assert(std::is_same_v<Apollo<>::Policies::Projection, RandomProjection<Gaussian>>);
+  static_assert(std::is_same_v<Apollo<>::Policies::Projection, RandomProjection<SparseSign>>);
   static_assert(std::is_same_v<Apollo<double>::Scalar, double>);
   static_assert(std::is_same_v<Apollo<>::Scalar, float>);
   static_assert(std::is_same_v<Apollo<NoLimiter>::Policies::Limiter, NoLimiter>);

@@ -126,7 +126,7 @@ TEST_CASE("trap 1: a random projection is a seed, and what is kept is as small a
   static_assert(Apollo<>::state_bytes({m, n}, {.rank = r, .proj_type = ProjType::right}) == 2 * r * m * 4);
   static_assert(Apollo<>::state_bytes({m, n}, {.rank = r, .proj_type = ProjType::left}) == 2 * r * n * 4);
   static_assert(Apollo<AdamMoments<bfloat16>>::state_bytes({m, n}, {.rank = r}) == 2 * r * n * 2);
-  static_assert(Apollo<RandomProjection<SparseSign>>::state_bytes({m, n}, {.rank = r}) == 2 * r * n * 4);
+  static_assert(Apollo<RandomProjection<Gaussian>>::state_bytes({m, n}, {.rank = r}) == 2 * r * n * 4);
   static_assert(Apollo<double>::state_bytes({m, n}, {.rank = r}) == 2 * r * n * 8);
   static_assert(Apollo<SvdProjection>::state_bytes({m, n}, {.rank = r}) == (2 * r * n + r * m) * 4);
   static_assert(ApolloMini<>::state_bytes({m, n}) == 2 * n * 4);
@@ -146,7 +146,7 @@ TEST_CASE("trap 1: a random projection is a seed, and what is kept is as small a
   kept(Sgd<>(shape), shape, 0, false);
   kept(SgdMomentum<>(shape), shape, 600 * 4, false);
   kept(Apollo<>(shape, {.rank = 8}), shape, 2 * 8 * 30 * 4, false);
-  kept(Apollo<RandomProjection<SparseSign>>(shape, {.rank = 8}), shape, 2 * 8 * 30 * 4, false);
+  kept(Apollo<RandomProjection<Gaussian>>(shape, {.rank = 8}), shape, 2 * 8 * 30 * 4, false);
   kept(ApolloMini<>(shape), shape, 2 * 30 * 4, false);
   kept(ApolloMini<>(shape, {.proj_type = ProjType::left}), shape, 2 * 20 * 4, false);
   kept(GaLore<>(shape, {.rank = 8}), shape, (2 * 8 * 30 + 8 * 20) * 4, true);
@@ -377,8 +377,8 @@ TEST_CASE("trap 12: a gradient that is not finite leaves weight, state and step 
         survive<float, float>(GaLore<>(shape, singular), GaLore<>(shape, singular), shape, layout);
       }
     }
-    using Sparse = Apollo<RandomProjection<SparseSign>>;
-    survive<float, float>(Sparse(shape, low), Sparse(shape, low), shape, layout);
+    using OfGaussian = Apollo<RandomProjection<Gaussian>>;
+    survive<float, float>(OfGaussian(shape, low), OfGaussian(shape, low), shape, layout);
     survive<float, float>(ApolloMini<>(shape), ApolloMini<>(shape), shape, layout);
     using Structured = StructuredOptimizer<ChannelScaling, AdamMoments<>, NormGrowthLimiter>;
     survive<float, float>(Structured(shape), Structured(shape), shape, layout);

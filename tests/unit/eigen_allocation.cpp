@@ -194,8 +194,9 @@ TEST_CASE("no step after the first allocates: lanes of a caller's pool") {
       if (t > 1) CHECK(count == 0);
     }
   };
-  large(model::Tag<apollo::eigen::Apollo<>>(), apollo::ApolloOptions{.on_refresh = apollo::OnRefresh::rotate});
-  large(model::Tag<apollo::eigen::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(), apollo::ApolloOptions{});
+  using OfGaussian = apollo::eigen::Apollo<apollo::RandomProjection<apollo::Gaussian>>;
+  large(model::Tag<apollo::eigen::Apollo<>>(), apollo::ApolloOptions{});
+  large(model::Tag<OfGaussian>(), apollo::ApolloOptions{.on_refresh = apollo::OnRefresh::rotate});
   large(model::Tag<apollo::eigen::GaLore<>>(), apollo::GaLoreOptions{.on_refresh = apollo::OnRefresh::rotate});
   large(model::Tag<apollo::eigen::GaLore<>>(), apollo::GaLoreOptions{.svd = apollo::SvdMethod::exact});
 }
@@ -325,9 +326,10 @@ TEST_CASE("no workspace holds a copy of a matrix") {
   check(model::Tag<model::StructuredAdamW<EigenBackend>>(), apollo::StructuredOptions{}, matrix / 64);
   apollo::ApolloOptions options{.rank = rank};
   check(model::Tag<apollo::eigen::Apollo<>>(), options, matrix / 8);
-  check(model::Tag<apollo::eigen::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(), options, matrix / 8);
+  using OfGaussian = apollo::eigen::Apollo<apollo::RandomProjection<apollo::Gaussian>>;
+  check(model::Tag<OfGaussian>(), options, matrix / 8);
   options.on_refresh = apollo::OnRefresh::rotate;
-  check(model::Tag<apollo::eigen::Apollo<>>(), options, matrix / 8);
+  check(model::Tag<OfGaussian>(), options, matrix / 8);
   check(model::Tag<apollo::eigen::ApolloMini<>>(), apollo::ApolloMiniOptions{}, matrix / 8);
   apollo::GaLoreOptions galore{.rank = rank};
   check(model::Tag<apollo::eigen::GaLore<>>(), galore, matrix / 4);

@@ -41,8 +41,8 @@ TEST_CASE("shapes at the edges of tiles and of vector units") {
         compare<float, model::Rewrap<apollo::Sgd<>>::with>(each, apollo::SgdOptions{});
         compare<float, model::Rewrap<model::StructuredAdamW<>>::with>(each, apollo::StructuredOptions{.eps = eps});
         compare<float, model::Rewrap<apollo::Apollo<>>::with>(each, options(apollo::ApolloOptions{.rank = 2}));
-        using Sparse = apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>;
-        compare<float, model::Rewrap<Sparse>::with>(each, options(apollo::ApolloOptions{.rank = 2}));
+        using OfGaussian = apollo::Apollo<apollo::RandomProjection<apollo::Gaussian>>;
+        compare<float, model::Rewrap<OfGaussian>::with>(each, options(apollo::ApolloOptions{.rank = 2}));
         compare<float, model::Rewrap<apollo::ApolloMini<>>::with>(each, options(apollo::ApolloMiniOptions{}));
         compare<float, model::Rewrap<apollo::GaLore<>>::with>(each, options(apollo::GaLoreOptions{.rank = 2}));
       }
@@ -70,9 +70,9 @@ TEST_CASE("every rank from 1 to the side, in lanes of eight and not") {
     for (const auto how : {apollo::OnRefresh::keep, apollo::OnRefresh::rotate}) {
       o.on_refresh = how;
       compare<float, model::Rewrap<apollo::Apollo<>>::with>(s, o);
-      using Sparse = apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>;
-      compare<float, model::Rewrap<Sparse>::with>(s, o);
-      compare<double, model::Rewrap<Sparse>::with>(s, o);
+      compare<double, model::Rewrap<apollo::Apollo<>>::with>(s, o);
+      using OfGaussian = apollo::Apollo<apollo::RandomProjection<apollo::Gaussian>>;
+      compare<float, model::Rewrap<OfGaussian>::with>(s, o);
       using Three = apollo::Apollo<apollo::RandomProjection<apollo::SparseSigns<3>>>;
       if (rank >= 3) compare<float, model::Rewrap<Three>::with>(s, o);
       using Random = apollo::StructuredOptimizer<apollo::RandomProjection<apollo::SparseSign>, apollo::AdamMoments<>>;

@@ -150,8 +150,7 @@ struct MixedNet {
   apollo::eigen::Optimizer optimizer;
   std::vector<std::vector<float>> weights, gradients;
   explicit MixedNet(const EigenBackend& backend, int small = 9) : optimizer(backend) {
-    const auto sparse = optimizer.add_group<apollo::eigen::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(
-        {.rank = 8, .update_proj_gap = 3});
+    const auto sparse = optimizer.add_group(apollo::ApolloOptions{.rank = 8, .update_proj_gap = 3});
     const auto galore = optimizer.add_group(apollo::GaLoreOptions{.rank = 3, .update_proj_gap = 2});
     const auto full = optimizer.add_group(apollo::AdamWOptions{});
     weights.reserve(100), gradients.reserve(100);
@@ -199,8 +198,8 @@ TEST_CASE("AdamW: same bits for 1, 2, 3, 5 and 16 threads") {
 
 TEST_CASE("Apollo: same bits for 1, 2, 3, 5 and 16 threads") {
   apollo::ApolloOptions options{.rank = 8, .update_proj_gap = 20};
-  same_bits<apollo::eigen::Apollo<>>("gaussian, wide", options, true, true);
-  same_bits<apollo::eigen::Apollo<apollo::RandomProjection<apollo::SparseSign>>>("sparse", options);
+  same_bits<apollo::eigen::Apollo<apollo::RandomProjection<apollo::Gaussian>>>("gaussian, wide", options, true, true);
+  same_bits<apollo::eigen::Apollo<>>("sparse", options);
   options.rank = 6, options.on_refresh = apollo::OnRefresh::rotate;
   same_bits<apollo::eigen::Apollo<apollo::RandomProjection<apollo::Rademacher>, apollo::AdamMoments<apollo::bfloat16>>>(
       "bfloat16 moments, rotated", options, true);

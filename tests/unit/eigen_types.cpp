@@ -38,7 +38,7 @@ TEST_CASE("float16: one optimizer of each kind in mixed layouts") {
     run(model::Tag<apollo::SgdMomentum<>>(), apollo::SgdMomentumOptions{.lr = 0.01});
     const apollo::ApolloOptions options{.lr = 0.01, .rank = s.rank, .update_proj_gap = 2, .eps = eps};
     run(model::Tag<apollo::Apollo<>>(), options);
-    run(model::Tag<apollo::Apollo<apollo::RandomProjection<apollo::SparseSign>>>(), options);
+    run(model::Tag<apollo::Apollo<apollo::RandomProjection<apollo::Gaussian>>>(), options);
     run(model::Tag<apollo::ApolloMini<>>(), apollo::ApolloMiniOptions{.lr = 0.01, .update_proj_gap = 2, .eps = eps});
     run(model::Tag<apollo::GaLore<>>(), apollo::GaLoreOptions{.rank = s.rank, .update_proj_gap = 2, .eps = eps});
   });

@@ -197,7 +197,7 @@ TEST_CASE("a checkpoint of other settings is refused by the name of the one that
   const std::vector<std::pair<const char*, void (*)(TrainerSettings&)>> changes{
       {"hidden", [](TrainerSettings& s) { s.model.hidden = 20, s.matrices.rank = 4; }},
       {"tied", [](TrainerSettings& s) { s.model.tied = true; }},
-      {"optimizer", [](TrainerSettings& s) { s.optimizer = "apollo-sparse"; }},
+      {"optimizer", [](TrainerSettings& s) { s.optimizer = "apollo-gaussian"; }},
       {"lr", [](TrainerSettings& s) { s.lr = 0.123; }},
       {"rank", [](TrainerSettings& s) { s.matrices.rank = 5; }},
       {"beta1", [](TrainerSettings& s) { s.matrices.beta1 = 0.8; }},

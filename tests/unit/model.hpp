@@ -199,14 +199,14 @@ void for_each_projected(Index rank, Index gap, apollo::ProjType type, Visit&& vi
   a.weight_decay = 0.1, a.allow_rank_1 = true, a.seed = 11;
   visit("Apollo", Tag<Apollo<O...>>(), a);
   visit("Apollo, Rademacher", Tag<Apollo<RandomProjection<Rademacher>, O...>>(), a);
-  visit("Apollo, sparse", Tag<Apollo<RandomProjection<SparseSign>, O...>>(), a);
+  visit("Apollo, Gaussian", Tag<Apollo<RandomProjection<Gaussian>, O...>>(), a);
   if (rank >= 2) visit("Apollo, two signs", Tag<Apollo<RandomProjection<SparseSigns<2>>, O...>>(), a);
   visit("Apollo, bfloat16 moments", Tag<Apollo<AdamMoments<B>, O...>>(), a);
   for (const auto how : {OnRefresh::reset, OnRefresh::rotate}) {
     a.on_refresh = how;
     visit(how == OnRefresh::reset ? "Apollo, reset" : "Apollo, rotate", Tag<Apollo<O...>>(), a);
   }
-  visit("Apollo, sparse, rotate", Tag<Apollo<RandomProjection<SparseSign>, O...>>(), a);
+  visit("Apollo, Gaussian, rotate", Tag<Apollo<RandomProjection<Gaussian>, O...>>(), a);
   ApolloMiniOptions m{.lr = 0.01, .scale = 4, .update_proj_gap = gap, .proj_type = type, .eps = eps};
   visit("ApolloMini", Tag<ApolloMini<O...>>(), m);
   GaLoreOptions g{.lr = 0.01, .rank = rank, .update_proj_gap = gap, .proj_type = type, .eps = eps};

@@ -30,7 +30,7 @@ Matrix directions(apollo::RandomStream stream, Index rank, Index removed) {
     const auto d = apollo::draw_sparse(stream, rank, removed, nonzeros, bucket.data(), sign.data());
     for (Index h = 0; h < nonzeros; ++h)
       for (Index s = 0; s < removed; ++s) {
-        const Index to = d.bucket[h * d.map_size + s / d.lanes] + s % d.lanes;
+        const Index to = d.bucket[h * d.map_size + s / d.lanes] ^ static_cast<std::int32_t>(s % d.lanes);
         const bool negative = d.sign[h * removed + s] != 0;
         p(to, s) += (negative ? -1 : 1) / std::sqrt(static_cast<double>(nonzeros));
       }

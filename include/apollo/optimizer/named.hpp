@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The named optimizers: each a line of docs/algorithms.md's table. `Overrides` replace a policy, the scalar type or the
-// backend: Apollo<double>, Apollo<RandomProjection<SparseSign>>, AdamW<AdamMoments<bfloat16>, EigenBackend>.
+// backend: Apollo<double>, Apollo<RandomProjection<Gaussian>>, AdamW<AdamMoments<bfloat16>, EigenBackend>.
 #pragma once
 
 #include <apollo/optimizer/structured.hpp>
@@ -20,9 +20,10 @@ template <class... Overrides>
 using SgdMomentum =
     StructuredOptimizer<Overrides..., SgdMomentumOptions, IdentityProjection, ElementScaling, MomentumMoments<>>;
 
-/// State: 2 r L values, L the kept side. Source: arXiv:2412.05270, Algorithm 1.
+/// State: 2 r L values, L the kept side. Source: arXiv:2412.05270, Algorithm 1, which draws a Gaussian P:
+/// Apollo<RandomProjection<Gaussian>>. Sparse signs train as well and cost a fraction (docs/design.md).
 template <class... Overrides>
-using Apollo = StructuredOptimizer<Overrides..., ApolloOptions, RandomProjection<Gaussian>, ChannelScaling,
+using Apollo = StructuredOptimizer<Overrides..., ApolloOptions, RandomProjection<SparseSign>, ChannelScaling,
                                    AdamMoments<>, NormGrowthLimiter>;
 
 /// State: 2 L values. Source: arXiv:2412.05270, sec. 4.2.

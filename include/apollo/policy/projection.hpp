@@ -128,8 +128,9 @@ constexpr bool is_drawn_as_matrix() {
     return false;
 }
 
-/// P as the backends see it where it is sparse. Inputs come in groups of `lanes`; in map h of `nonzeros`, input
-/// s = lanes * q + l goes to bucket[h * map_size + q] + l with sign[h * removed + s] (the sign bit of a float).
+/// P as the backends see it where it is sparse. Inputs come in groups of `lanes`, 1 or 8; in map h of `nonzeros`, input
+/// s = lanes * q + l goes to bucket_of(h, s) = bucket[h * map_size + q] ^ l with sign[h * removed + s] (the sign bit of
+/// a float): a group of eight inputs goes to eight adjacent buckets, its order turned by the three lowest bits.
 struct SparseDirections {
   const std::int32_t* bucket = nullptr;
   const std::uint32_t* sign = nullptr;
@@ -138,6 +139,10 @@ struct SparseDirections {
   Index map_size = 0;
   int lanes = 1;
   int nonzeros = 1;
+
+  Index bucket_of(int h, Index s) const {
+    return bucket[h * map_size + s / lanes] ^ static_cast<std::int32_t>(s % lanes);
+  }
 };
 
 /// Draws rows [first, first + count) of a dense random projection (values P(0..r-1, s)) that removes a side of length
@@ -257,8 +262,9 @@ constexpr Index sparse_map_size(Index rank, Index removed, int nonzeros) {
 /// bucket group is hit once before any is hit twice), one map for each of `nonzeros` equal blocks of buckets, and a sign
 /// for every input and map. With m = sparse_map_size, word h m + q of the hash stream shuffles group q of map h, and bit
 /// h S + s of the sign stream is the sign of input s in map h.
-/// Eight adjacent inputs keep their order inside eight adjacent buckets where 8 * nonzeros divides the rank, so that a
-/// vector unit moves them together; otherwise every input is a group of its own.
+/// Where 8 * nonzeros divides the rank, eight adjacent inputs go to eight adjacent buckets, so that a vector unit moves
+/// them together, in an order that the lowest three bits of the word turn: any two inputs then meet in a bucket of a
+/// map with a chance of nonzeros / rank at most. Otherwise every input is a group of its own.
 inline SparseDirections draw_sparse(RandomStream stream, Index rank, Index removed, int nonzeros, std::int32_t* bucket,
                                     std::uint32_t* sign) {
   const int lanes = sparse_lanes(rank, nonzeros);
@@ -274,7 +280,8 @@ inline SparseDirections draw_sparse(RandomStream stream, Index rank, Index remov
         const std::uint64_t random = stream.word(static_cast<std::uint64_t>(h * map_size + window + i));
         const auto pick = static_cast<Index>((static_cast<std::uint64_t>(i + 1) * random) >> 32);
         map[window + i] = map[window + pick];
-        map[window + pick] = first + lanes * static_cast<std::int32_t>(i);
+        const auto turn = static_cast<std::int32_t>(random & static_cast<std::uint64_t>(lanes - 1));
+        map[window + pick] = (first + lanes * static_cast<std::int32_t>(i)) | turn;
       }
   }
   stream.stream = Stream::signs;

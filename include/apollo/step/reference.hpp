@@ -137,7 +137,7 @@ class Reference {
         for (int h = 0; h < p.nonzeros; ++h)
           for (Index s = 0; s < plan.removed; ++s) {
             const auto value = static_cast<T>(x(j, s));
-            T& bucket = row[p.bucket[h * p.map_size + s / p.lanes] + s % p.lanes];
+            T& bucket = row[p.bucket_of(h, s)];
             bucket += p.sign[h * plan.removed + s] != 0 ? -value : value;
           }
         for (Index k = 0; k < plan.rank; ++k) {
@@ -260,7 +260,7 @@ class Reference {
         for (Index s = 0; s < plan.removed; ++s) {
           T sum = 0;
           for (int h = 0; h < p.nonzeros; ++h) {
-            const T entry = c_matrix[j * plan.rank + p.bucket[h * p.map_size + s / p.lanes] + s % p.lanes];
+            const T entry = c_matrix[j * plan.rank + p.bucket_of(h, s)];
             sum += p.sign[h * plan.removed + s] != 0 ? -entry : entry;
           }
           const T value = c.decay_before * static_cast<T>(w(j, s)) - weight * sum;

@@ -126,12 +126,11 @@ struct SparseLines {
     for (Index b = 0; b <= p.rank; ++b) first[b] = 0;
     const auto over = [&](auto&& body) {
       for (int h = 0; h < p.nonzeros; ++h)
-        for (Index s = 0; s < p.removed; ++s)
-          body(p.bucket[h * p.map_size + s / p.lanes] + static_cast<std::int32_t>(s % p.lanes), h, s);
+        for (Index s = 0; s < p.removed; ++s) body(p.bucket_of(h, s), h, s);
     };
-    over([&](std::int32_t bucket, int, Index) { ++first[bucket + 1]; });
+    over([&](Index bucket, int, Index) { ++first[bucket + 1]; });
     for (Index b = 0; b < p.rank; ++b) first[b + 1] += first[b];
-    over([&](std::int32_t bucket, int h, Index s) {  // first[b] runs to where b + 1 begins
+    over([&](Index bucket, int h, Index s) {  // first[b] runs to where b + 1 begins
       const std::int32_t at = first[bucket]++;
       inputs[at] = static_cast<std::int32_t>(s);
       coefficients[at] = p.sign[h * p.removed + s] != 0 ? T(-1) : T(1);

@@ -269,7 +269,7 @@ class EigenSession {
           const T* entries = c_matrix + (j + i) * plan.rank;
           T sum = 0;
           for (int h = 0; h < p.nonzeros; ++h) {
-            const T entry = entries[p.bucket[h * p.map_size + (s + k) / p.lanes] + (s + k) % p.lanes];
+            const T entry = entries[p.bucket_of(h, s + k)];
             sum += p.sign[h * plan.removed + s + k] != 0 ? -entry : entry;
           }
           slice[i * cols + k] = sum;

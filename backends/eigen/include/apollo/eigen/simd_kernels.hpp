@@ -142,8 +142,8 @@ struct Kernels {
 
   // --- sparse sign projections ------------------------------------------------------------------------------------------
 
-  /// One channel in one map: groups of eight adjacent inputs are added to eight adjacent buckets, with their signs. Returns
-  /// the sum of squares of x.
+  /// One channel in one map: groups of eight adjacent inputs are added to eight adjacent buckets, turned, with their
+  /// signs. Returns the sum of squares of x.
   template <class V, class T>
   APOLLO_KERNEL T scatter(const V* x, Index count, const std::int32_t* bucket, const std::uint32_t* sign, T* out) {
     using Eight = typename Vector<T, 8>::Type;
@@ -151,13 +151,13 @@ struct Kernels {
     T rest = 0;
     Index i = 0;
     for (; i + 16 <= count; i += 16) {
-      scatter_eight(x + i, out + bucket[i / 8], sign + i, even);
-      scatter_eight(x + i + 8, out + bucket[i / 8 + 1], sign + i + 8, odd);
+      scatter_eight(x + i, out, bucket[i / 8], sign + i, even);
+      scatter_eight(x + i + 8, out, bucket[i / 8 + 1], sign + i + 8, odd);
     }
-    for (; i + 8 <= count; i += 8) scatter_eight(x + i, out + bucket[i / 8], sign + i, even);
+    for (; i + 8 <= count; i += 8) scatter_eight(x + i, out, bucket[i / 8], sign + i, even);
     for (; i < count; ++i) {
       const T value = x[i];
-      out[bucket[i / 8] + i % 8] += sign[i] != 0 ? -value : value;
+      out[bucket[i / 8] ^ static_cast<std::int32_t>(i % 8)] += sign[i] != 0 ? -value : value;
       rest += value * value;
     }
     even += odd;
@@ -398,24 +398,28 @@ struct Kernels {
     }
   }
 
-  /// Adds eight values to eight buckets, negated where the highest bit of their sign is set.
+  /// Adds eight values to eight buckets, value l to bucket `turned` ^ l, negated where the highest bit of its sign is set.
   template <class V, class T>
-  APOLLO_PART void scatter_eight(const V* x, T* buckets, const std::uint32_t* sign,
+  APOLLO_PART void scatter_eight(const V* x, T* buckets, std::int32_t turned, const std::uint32_t* sign,
                                  typename Vector<T, 8>::Type& squares) {
     using Eight = typename Vector<T, 8>::Type;
-    using Loose = typename Vector<T, 8>::Loose;
     Eight value;
     widen<T, 8>(x, value);
     squares += value * value;
+#if APOLLO_ISA > 0
     if constexpr (sizeof(T) == 4) {
+      using Loose = typename Vector<T, 8>::Loose;
       using Bits = Vector<std::uint32_t, 8>;
       const auto bits = *reinterpret_cast<const typename Bits::Loose*>(sign);
       value = reinterpret_cast<Eight>(reinterpret_cast<typename Bits::Type>(value) ^ bits);
-    } else {
-      for (int l = 0; l < 8; ++l) value[l] = sign[l] != 0 ? -value[l] : value[l];
+      // Of each index the permutation takes the lowest three bits.
+      const __m256i order = _mm256_xor_si256(_mm256_set1_epi32(turned), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+      auto& group = *reinterpret_cast<Loose*>(buckets + (turned & ~7));
+      group = group + reinterpret_cast<Eight>(_mm256_permutevar8x32_ps(reinterpret_cast<__m256>(value), order));
+      return;
     }
-    auto& group = *reinterpret_cast<Loose*>(buckets);
-    group = group + value;
+#endif
+    for (int l = 0; l < 8; ++l) buckets[turned ^ l] += sign[l] != 0 ? -value[l] : value[l];
   }
 
   /// Eight by eight floats.
