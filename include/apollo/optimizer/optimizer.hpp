@@ -39,10 +39,7 @@ class BasicOptimizer {
   template <class Member>
   Group<typename Member::Policies> add_group(const typename Member::Options& options) {
     using Policies = typename Member::Policies;
-    const Settings settings = checked_settings<Policies>(options, {});
-    check_settings(settings, {});
-    groups_.push_back({settings, settings.lr, Policies::Projection::projects});
-    return {groups_.size() - 1};
+    return {groups_.add(checked_settings<Policies>(options, {}), Policies::Projection::projects)};
   }
 
   /// Registers a tensor and allocates its state. The name is its identity: random streams and checkpoints go by it.
@@ -111,15 +108,13 @@ class BasicOptimizer {
 
   template <class Policies>
   void set_lr(Group<Policies> group, double lr) {
-    Check{{}}.at_least("lr", lr, 0);
-    check_group(group.index);
-    groups_[group.index].lr = lr;
+    groups_.set_lr(group.index, lr);
   }
   /// The group's lr as set, before the schedule.
   template <class Policies>
   double lr(Group<Policies> group) const {
-    check_group(group.index);
-    return groups_[group.index].lr;
+    groups_.check(group.index);
+    return groups_.lr(group.index);
   }
   /// The factor that the schedule gives the coming tick (the open one, if one is).
   double schedule_factor() const { return schedule_.factor(open_ ? tick_ : tick_ + 1); }
@@ -286,7 +281,7 @@ class BasicOptimizer {
   Index workspace_bytes(std::string_view name) const { return find(name).workspace_bytes(backend_); }
   template <class Policies>
   Index workspace_bytes(Group<Policies> group) const {
-    check_group(group.index);
+    groups_.check(group.index);
     return make_workspace(group.index).bytes();
   }
   std::int64_t steps(std::string_view name) const { return find(name).steps(); }
@@ -314,15 +309,14 @@ class BasicOptimizer {
     using Dense = PolicySet<IdentityProjection, ElementScaling, typename Policies::Moments, NoLimiter,
                             typename Policies::Weights>;
     if (open_) Check{name}.fail("tensors cannot be added while tick " + text(tick_) + " is open");
-    check_group(group.index, name);
-    GroupState& state = groups_[group.index];
-    const bool vector_shaped = w.rows == 1 || w.cols == 1;
-    Settings settings = state.settings;
+    groups_.check(group.index, name);
+    const Shape shape{w.rows, w.cols};
+    Settings settings = groups_.settings(group.index);
     std::unique_ptr<Parameter<Backend>> parameter;
     const AnyView weight = AnyView::of(w);
     registry_.check_identity(name, id);
     if (spread_) settings.refresh_phase = static_cast<Index>(id) % settings.update_proj_gap;
-    if (state.projects && vector_shaped) {
+    if (Policies::Projection::projects && Groups::is_vector(shape)) {
       settings.scale = 1;
       parameter.reset(new TypedParameter<Dense, T, Backend, W, G>(name, group.index, id, settings, weight));
     } else {
@@ -331,26 +325,16 @@ class BasicOptimizer {
     parameter->bind(weight, AnyView::of(g), with_gradient);
     parameter->tick = tick_;
     dealer_.add(backend_, workspace_, *parameter, registry_.size());
-    ++(vector_shaped ? state.vectors : state.matrices);
+    groups_.count(group.index, shape);
     registry_.add(std::move(parameter));
     reports_.emplace_back();
     summaries_.emplace_back();
   }
 
-  void check_group(std::size_t index, std::string_view tensor = {}) const {
-    if (index >= groups_.size())
-      Check{tensor}.fail("group " + text(static_cast<Index>(index)) + " of " +
-                         text(static_cast<Index>(groups_.size())) + " belongs to another optimizer");
-  }
-
   Parameter<Backend>& find(std::string_view name) const { return registry_[registry_.index_of(name)]; }
 
   void remove_from(std::size_t first) {
-    for (std::size_t i = first; i < registry_.size(); ++i) {
-      const Shape shape = registry_[i].shape();
-      GroupState& group = groups_[registry_[i].group];
-      --(shape.rows == 1 || shape.cols == 1 ? group.vectors : group.matrices);
-    }
+    for (std::size_t i = first; i < registry_.size(); ++i) groups_.uncount(registry_[i].group, registry_[i].shape());
     registry_.truncate(first);
     reports_.resize(first);
     summaries_.resize(first);
@@ -358,14 +342,11 @@ class BasicOptimizer {
   }
 
   void check_groups() const {
-    for (std::size_t g = 0; g < groups_.size(); ++g) {
-      if (!groups_[g].projects || groups_[g].matrices > 0 || groups_[g].vectors == 0) continue;
+    groups_.check_matrices([&](std::size_t group) {
       for (const auto& parameter : registry_.all())
-        if (parameter->group == g)
-          refuse("group " + text(static_cast<Index>(g)) + " has a low-rank projection but holds vectors only (" +
-                 text(groups_[g].vectors) + ", the first is " + quote(parameter->name()) +
-                 "); give them a group of AdamWOptions, or check that its matrices were not flattened");
-    }
+        if (parameter->group == group) return parameter->name();
+      return std::string();
+    });
   }
 
   void check_layer_wise() const {
@@ -399,7 +380,7 @@ class BasicOptimizer {
   TensorReport step_one(Parameter<Backend>& parameter, const Backend& backend, const Part& part, double clip = 1) {
     TensorReport report;
     parameter.tick = tick_;
-    const StepInput input{groups_[parameter.group].lr * schedule_.factor(tick_), gradient_scale_};
+    const StepInput input{groups_.lr(parameter.group) * schedule_.factor(tick_), gradient_scale_};
     if (parameter.wants_step())
       report = parameter.step(backend, part, input, clip);
     else
@@ -435,7 +416,7 @@ class BasicOptimizer {
   static constexpr std::size_t all_groups = ~std::size_t{0};
 
   Index sum(Index (Parameter<Backend>::*bytes)() const, std::size_t group = all_groups) const {
-    if (group != all_groups) check_group(group);
+    if (group != all_groups) groups_.check(group);
     Index total = 0;
     for (const auto& parameter : registry_.all())
       if (group == all_groups || parameter->group == group) total += ((*parameter).*bytes)();
@@ -450,7 +431,7 @@ class BasicOptimizer {
 
   Backend backend_;
   Workspace<Backend> workspace_;
-  std::vector<GroupState> groups_;
+  Groups groups_;
   Registry<Backend> registry_;
   Dealer<Backend> dealer_;
   std::vector<TensorReport> reports_;

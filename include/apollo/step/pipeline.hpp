@@ -11,21 +11,6 @@
 
 namespace apollo {
 
-/// Everything that identifies a tensor's steps beside its state.
-struct TensorSetup {
-  Plan plan;
-  Settings settings;
-  TensorId id = 0;
-
-  /// Which projection a step takes after so many steps, counted from 0; with phase 0 it is (t - 1) / T.
-  std::int64_t refresh_index(std::int64_t steps) const {
-    return (steps + settings.refresh_phase) / settings.update_proj_gap;
-  }
-  bool refresh_due(std::int64_t steps) const {
-    return steps == 0 || (steps + settings.refresh_phase) % settings.update_proj_gap == 0;
-  }
-};
-
 template <class Policies, class T, class Backend>
 class Pipeline {
   using Projection = typename Policies::Projection;

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include <apollo/policy/moments.hpp>
+#include <apollo/random/stream.hpp>
 #include <apollo/step/settings.hpp>
 #include <apollo/tensor/view.hpp>
 
@@ -192,5 +193,20 @@ constexpr double step_scale(const Plan& plan, const Settings& settings) {
   if (!Policies::Projection::projects) return 1;
   return __builtin_sqrt(automatic_scale<Granularity>(plan.rank, plan.removed));
 }
+
+/// Everything that identifies a tensor's steps beside its state.
+struct TensorSetup {
+  Plan plan;
+  Settings settings;
+  TensorId id = 0;
+
+  /// Which projection a step takes after so many steps, counted from 0; with phase 0 it is (t - 1) / T.
+  std::int64_t refresh_index(std::int64_t steps) const {
+    return (steps + settings.refresh_phase) / settings.update_proj_gap;
+  }
+  bool refresh_due(std::int64_t steps) const {
+    return steps == 0 || (steps + settings.refresh_phase) % settings.update_proj_gap == 0;
+  }
+};
 
 }  // namespace apollo

@@ -9,7 +9,7 @@ namespace apollo::simd::APOLLO_ISA_NAMESPACE {
 
 struct Products {
   template <class T>
-  static constexpr int lanes = Kernels::lanes<T>;
+  static constexpr int lanes = Vectors::lanes<T>;
   /// A block of C is `rows` x `vectors` registers; a panel of B is at most `vectors` wide.
   static constexpr int rows = APOLLO_ISA == 512 ? 8 : APOLLO_ISA == 2 ? 4 : 3;
   static constexpr int vectors = 3;

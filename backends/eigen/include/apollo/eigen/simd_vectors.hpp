@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Included by simd.hpp once for each instruction set, like simd_kernels.hpp: vectors, and bfloat16 in them.
+#if !defined(APOLLO_ISA)
+#include <apollo/eigen/simd.hpp>
+#else
+
+namespace apollo::simd::APOLLO_ISA_NAMESPACE {
+
+/// `width` adjacent values; `Loose` is the same anywhere in memory.
+template <class T, int width>
+struct Vector {
+  typedef T Type __attribute__((vector_size(width * sizeof(T))));
+  typedef T Loose __attribute__((vector_size(width * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+
+struct Vectors {
+  static constexpr int chunk = 64;  ///< values that elementwise loops take at a time
+  static constexpr int vector_bytes = APOLLO_ISA == 512 ? 64 : APOLLO_ISA == 2 ? 32 : 16;
+  template <class T>
+  static constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
+
+  /// A vector of stored values in arithmetic of T, by reference: wide vectors that are returned change the ABI.
+  template <class T, int width, class V>
+  APOLLO_PART void widen(const V* from, typename Vector<T, width>::Type& to) {
+    if constexpr (std::is_same_v<V, bfloat16>) {
+      using Bits = Vector<std::uint16_t, width>;
+      using Wide = typename Vector<std::uint32_t, width>::Type;
+      const typename Bits::Type bits = *reinterpret_cast<const typename Bits::Loose*>(from);
+      const Wide wide = __builtin_convertvector(bits, Wide) << 16;
+      to = reinterpret_cast<typename Vector<T, width>::Type>(wide);
+    } else {
+      to = *reinterpret_cast<const typename Vector<T, width>::Loose*>(from);
+    }
+  }
+
+  /// Two adjacent bfloat16 are 32 bits, of which one is a float when it is shifted up, the other when the rest is masked
+  /// away: nothing changes its lane, which is half the work of widening and narrowing.
+  template <class V>
+  static constexpr bool in_pairs =
+      std::is_same_v<std::remove_const_t<V>, bfloat16>&& std::endian::native == std::endian::little;
+
+  using Words = typename Vector<std::uint32_t, lanes<float>>::Type;
+  using LooseWords = typename Vector<std::uint32_t, lanes<float>>::Loose;
+  using Floats = typename Vector<float, lanes<float>>::Type;
+  using LooseFloats = typename Vector<float, lanes<float>>::Loose;
+
+  /// Rounds to the upper 16 bits, ties to even; a NaN stays a NaN.
+  APOLLO_PART void round_up(const Floats& value, Words& rounded) {
+    using Signed = typename Vector<std::int32_t, lanes<float>>::Type;
+    const Words u = reinterpret_cast<Words>(value);
+    const Words is_nan = reinterpret_cast<Words>(reinterpret_cast<Signed>(u & ~bits::float_sign) >
+                                                 static_cast<std::int32_t>(bits::float_exponent));
+    rounded = (is_nan & (u | 0x400000u)) | (~is_nan & (u + 0x7fffu + ((u >> 16) & 1u)));
+  }
+};
+
+}  // namespace apollo::simd::APOLLO_ISA_NAMESPACE
+
+#endif
