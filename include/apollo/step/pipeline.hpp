@@ -284,8 +284,7 @@ class Pipeline {
       for (Index i = 0; i < plan.removed * plan.rank; ++i) to[i] = 0;
       for (int h = 0; h < p.nonzeros; ++h)
         for (Index s = 0; s < plan.removed; ++s)
-          to[s * plan.rank + p.bucket[h * p.map_size + s / p.lanes] + s % p.lanes] =
-              p.sign[h * plan.removed + s] != 0 ? -weight : weight;
+          to[s * plan.rank + p.bucket_of(h, s)] = p.sign[h * plan.removed + s] != 0 ? -weight : weight;
     }
   }
 
