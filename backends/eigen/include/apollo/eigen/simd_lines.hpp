@@ -78,8 +78,7 @@ struct Lines : Vectors {
       rest += value * value;
     }
     even += odd;
-    for (int l = 0; l < 8; ++l) rest += even[l];
-    return rest;
+    return rest + total<T, 8>(even);
   }
 
   /// to(j, k) = factor from(k, j) for `rows` x `cols` values of `to`.
@@ -122,11 +121,10 @@ struct Lines : Vectors {
       if constexpr (with_product) rest_products += value * p[i];
     }
     const Type square = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-    for (int l = 0; l < n; ++l) rest_squares += square[l];
+    rest_squares += total<T, n>(square);
     if constexpr (with_product) {
       const Type sum = (products[0] + products[1]) + (products[2] + products[3]);
-      for (int l = 0; l < n; ++l) rest_products += sum[l];
-      product = rest_products;
+      product = rest_products + total<T, n>(sum);
     }
     return rest_squares;
   }

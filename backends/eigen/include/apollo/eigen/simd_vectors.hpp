@@ -33,6 +33,19 @@ struct Vectors {
     }
   }
 
+  /// The sum of a vector's values, half to half.
+  template <class T, int width>
+  APOLLO_PART T total(const typename Vector<T, width>::Type& values) {
+    if constexpr (width == 1) {
+      return values[0];
+    } else {
+      using Half = Vector<T, width / 2>;
+      const auto* halves = reinterpret_cast<const typename Half::Loose*>(&values);
+      const typename Half::Type sum = halves[0] + halves[1];
+      return total<T, width / 2>(sum);
+    }
+  }
+
   /// Two adjacent bfloat16 are 32 bits, of which one is a float when it is shifted up, the other when the rest is masked
   /// away: nothing changes its lane, which is half the work of widening and narrowing.
   template <class V>
