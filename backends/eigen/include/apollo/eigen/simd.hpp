@@ -14,7 +14,6 @@
 #endif
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
 #define APOLLO_X86_DISPATCH 1
 #else
 #define APOLLO_X86_DISPATCH 0

@@ -181,29 +181,14 @@ struct Kernels : Lines {
 
   template <class T>
   APOLLO_PART void roots_chunk(const T* APOLLO_RESTRICT from, T* APOLLO_RESTRICT to) {
-#if APOLLO_X86_DISPATCH
+    using Type = typename Vector<T, lanes<T>>::Type;
+    using Loose = typename Vector<T, lanes<T>>::Loose;
     for (int i = 0; i < chunk; i += lanes<T>) {
-#if APOLLO_ISA == 512
-      if constexpr (sizeof(T) == 4)
-        _mm512_storeu_ps(to + i, _mm512_maskz_sqrt_ps(0xffff, _mm512_loadu_ps(from + i)));
-      else
-        _mm512_storeu_pd(to + i, _mm512_maskz_sqrt_pd(0xff, _mm512_loadu_pd(from + i)));
-#elif APOLLO_ISA == 2
-      if constexpr (sizeof(T) == 4)
-        _mm256_storeu_ps(to + i, _mm256_sqrt_ps(_mm256_loadu_ps(from + i)));
-      else
-        _mm256_storeu_pd(to + i, _mm256_sqrt_pd(_mm256_loadu_pd(from + i)));
-#else
-      if constexpr (sizeof(T) == 4)
-        _mm_storeu_ps(to + i, _mm_sqrt_ps(_mm_loadu_ps(from + i)));
-      else
-        _mm_storeu_pd(to + i, _mm_sqrt_pd(_mm_loadu_pd(from + i)));
-#endif
+      const Type x = *reinterpret_cast<const Loose*>(from + i);  // a copy: a reference would claim its alignment
+      Type root;
+      roots<T>(x, root);
+      *reinterpret_cast<Loose*>(to + i) = root;
     }
-#else
-    for (int i = 0; i < chunk; ++i)
-      to[i] = static_cast<T>(sizeof(T) == 4 ? __builtin_sqrtf(static_cast<float>(from[i])) : __builtin_sqrt(from[i]));
-#endif
   }
 
   template <class Moments, class T>

@@ -173,10 +173,12 @@ struct Lines : Vectors {
       using Bits = Vector<std::uint32_t, 8>;
       const auto bits = *reinterpret_cast<const typename Bits::Loose*>(sign);
       value = reinterpret_cast<Eight>(reinterpret_cast<typename Bits::Type>(value) ^ bits);
-      // Of each index the permutation takes the lowest three bits.
-      const __m256i order = _mm256_xor_si256(_mm256_set1_epi32(turned), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+      constexpr typename Vector<std::int32_t, 8>::Type places = {0, 1, 2, 3, 4, 5, 6, 7};
+      const auto order = places ^ turned;  // of which the permutation takes the lowest three bits
+      Eight in_turn;
+      asm("vpermps {%1, %2, %0|%0, %2, %1}" : "=x"(in_turn) : "x"(value), "x"(order));
       auto& group = *reinterpret_cast<Loose*>(buckets + (turned & ~7));
-      group = group + reinterpret_cast<Eight>(_mm256_permutevar8x32_ps(reinterpret_cast<__m256>(value), order));
+      group = group + in_turn;
       return;
     }
 #endif

@@ -33,6 +33,31 @@ struct Vectors {
     }
   }
 
+  /// Square roots that errno is not told of, which is why no sqrt is called; and no intrinsic, whose header would be a sixth
+  /// of what the backend takes to parse.
+  template <class T>
+  APOLLO_PART void roots(const typename Vector<T, lanes<T>>::Type& x, typename Vector<T, lanes<T>>::Type& y) {
+#if !APOLLO_X86_DISPATCH
+    for (int l = 0; l < lanes<T>; ++l)
+      y[l] = static_cast<T>(sizeof(T) == 4 ? __builtin_sqrtf(static_cast<float>(x[l])) : __builtin_sqrt(x[l]));
+#elif APOLLO_ISA == 512
+    if constexpr (sizeof(T) == 4)
+      asm("vsqrtps {%1, %0|%0, %1}" : "=v"(y) : "v"(x));
+    else
+      asm("vsqrtpd {%1, %0|%0, %1}" : "=v"(y) : "v"(x));
+#elif APOLLO_ISA == 2 || defined(__AVX__)
+    if constexpr (sizeof(T) == 4)
+      asm("vsqrtps {%1, %0|%0, %1}" : "=x"(y) : "x"(x));
+    else
+      asm("vsqrtpd {%1, %0|%0, %1}" : "=x"(y) : "x"(x));
+#else
+    if constexpr (sizeof(T) == 4)
+      asm("sqrtps {%1, %0|%0, %1}" : "=x"(y) : "x"(x));
+    else
+      asm("sqrtpd {%1, %0|%0, %1}" : "=x"(y) : "x"(x));
+#endif
+  }
+
   /// The sum of a vector's values, half to half.
   template <class T, int width>
   APOLLO_PART T total(const typename Vector<T, width>::Type& values) {
