@@ -93,10 +93,7 @@ double orthonormality_error(const Matrix& p) {
   const Matrix gram = support::product(p, support::transposed(p));
   double worst = 0;
   for (Index i = 0; i < gram.rows; ++i)
-    for (Index j = 0; j < gram.cols; ++j) {
-      const double error = std::fabs(gram(i, j) - (i == j ? 1 : 0));
-      if (!(error <= worst)) worst = error;
-    }
+    for (Index j = 0; j < gram.cols; ++j) support::raise(worst, std::fabs(gram(i, j) - (i == j ? 1 : 0)));
   return worst;
 }
 

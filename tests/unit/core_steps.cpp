@@ -25,6 +25,7 @@ using apollo::Shape;
 using support::Hyper;
 using support::Layout;
 using support::Matrix;
+using support::raise;
 using support::Tensor;
 
 /// Types of weight and gradient.
@@ -92,10 +93,6 @@ struct Errors {
   bool stepped = true;
   bool gaps = true;  ///< neither the gradient nor what lies between elements was written
 };
-
-void raise(double& worst, double value) {
-  if (!(value <= worst)) worst = value;
-}
 
 /// Steps `optimizer` and `oracle(W, G, step)` side by side. Weights of 16 bits are compared after each step with what
 /// rounding to nearest makes of the oracle's step from the same weights, since single roundings cannot be predicted.

@@ -28,8 +28,7 @@ template <class T>
 double worst(const std::vector<T>& actual, const std::vector<double>& expected) {
   double most = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double error = std::fabs(static_cast<double>(actual[i]) - expected[i]);
-    if (!(error <= most)) most = error;
+    support::raise(most, std::fabs(static_cast<double>(actual[i]) - expected[i]));
   }
   return most;
 }

@@ -94,8 +94,8 @@ void check_loops(const char* set) {
         double worst = 0;
         for (Index i = 0; i < rows; ++i)
           for (Index j = 0; j < cols; ++j)
-            worst = std::fmax(
-                worst, std::fabs(static_cast<double>(c[static_cast<std::size_t>(i * cols + j)]) - expected(i, j)));
+            support::raise(worst,
+                           std::fabs(static_cast<double>(c[static_cast<std::size_t>(i * cols + j)]) - expected(i, j)));
         CHECK(worst <= 20 * static_cast<double>(std::numeric_limits<T>::epsilon()));
       }
 }

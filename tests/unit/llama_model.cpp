@@ -87,7 +87,7 @@ void check_same_bits(const Values& a, const Values& b) {
 /// The largest over the parameters, huge where there is a NaN.
 double relative_error(const Values& a, const Values& b) {
   double worst = 0;
-  for (std::size_t i = 0; i < b.size(); ++i) worst = std::max(worst, support::relative_error(a[i], b[i]));
+  for (std::size_t i = 0; i < b.size(); ++i) support::raise(worst, support::relative_error(a[i], b[i]));
   return worst;
 }
 

@@ -17,6 +17,11 @@
 
 namespace support {
 
+/// worst <- the larger of both; a NaN stays, where comparisons, std::max and std::fmax would lose it to the next number.
+inline void raise(double& worst, double value) {
+  if (!std::isnan(worst) && !(value <= worst)) worst = value;
+}
+
 using apollo::Index;
 
 // --- matrices
