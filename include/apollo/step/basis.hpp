@@ -89,9 +89,9 @@ double squared_norm(MatrixView<V> a) {
 /// To columns whose squares are 1 in the mean, so that what is made of them neither overflows nor vanishes.
 template <class T>
 void scale_to_unit(const MatrixView<T>& v) {
-  const double mean = __builtin_sqrt(squared_norm(v) / static_cast<double>(v.cols));
-  if (!(mean > 0)) return;
-  const double factor = 1 / mean;
+  const double length = __builtin_sqrt(squared_norm(v) / static_cast<double>(v.cols));
+  if (!(length > 0)) return;
+  const double factor = 1 / length;
   for (Index i = 0; i < v.rows; ++i)
     for (Index j = 0; j < v.cols; ++j) v(i, j) = static_cast<T>(v(i, j) * factor);
 }

@@ -119,8 +119,8 @@ struct Kernels : Lines {
         odd = a.after * (a.before * odd - odd_step * odd_x);
       }
       Words low, high;
-      round_up(even, low);
-      round_up(odd, high);
+      round_to_bfloat16(even, low);
+      round_to_bfloat16(odd, high);
       stored = (low >> 16) | (high & 0xffff0000u);
     }
   }

@@ -80,10 +80,9 @@ struct Vectors {
   using Words = typename Vector<std::uint32_t, lanes<float>>::Type;
   using LooseWords = typename Vector<std::uint32_t, lanes<float>>::Loose;
   using Floats = typename Vector<float, lanes<float>>::Type;
-  using LooseFloats = typename Vector<float, lanes<float>>::Loose;
 
-  /// Rounds to the upper 16 bits, ties to even; a NaN stays a NaN.
-  APOLLO_PART void round_up(const Floats& value, Words& rounded) {
+  /// Rounds to bfloat16 in the upper 16 bits, as bits::to_bfloat16; the lower ones are left as they come.
+  APOLLO_PART void round_to_bfloat16(const Floats& value, Words& rounded) {
     using Signed = typename Vector<std::int32_t, lanes<float>>::Type;
     const Words u = reinterpret_cast<Words>(value);
     const Words is_nan = reinterpret_cast<Words>(reinterpret_cast<Signed>(u & ~bits::float_sign) >
