@@ -14,8 +14,8 @@
 namespace apollo {
 
 /// The file holds, for every registered tensor, `NAME.FIELD` for each array and number of its state: exp_avg, exp_avg_sq,
-/// momentum_buffer, basis, step, previous_norm, restart, projection_set. Moments of unprojected tensors have the weight's
-/// shape, others kept x rank. Metadata: format, version, tick, and one fingerprint for each tensor. Random projections are
+/// momentum_buffer, basis, weight_remainder, step, previous_norm, restart, projection_set, and the record of a packed basis. Moments of unprojected tensors have
+/// the weight's shape, others kept x rank; those of 8 and 4 bits are codes in order of memory, with a FIELD_scale a block. Metadata: format, version, tick, and one fingerprint for each tensor. Random projections are
 /// not in it: they are drawn again from seed, name and step.
 namespace checkpoint {
 
@@ -25,6 +25,8 @@ inline constexpr const char* version = "1";
 inline safetensors::Type type_of(std::string_view name) {
   if (name == type_name<double>) return safetensors::Type::F64;
   if (name == type_name<bfloat16>) return safetensors::Type::BF16;
+  if (name == type_name<std::uint8_t>) return safetensors::Type::U8;
+  if (name == type_name<std::uint16_t>) return safetensors::Type::U16;
   return name == type_name<float16> ? safetensors::Type::F16 : safetensors::Type::F32;
 }
 
@@ -75,7 +77,7 @@ std::vector<Item> list(const BasicOptimizer<Backend>& optimizer) {
     parameter->visit_state(lister);
   }
   std::vector<Item> items;
-  for (const std::uint64_t size : {8u, 4u, 2u})
+  for (const std::uint64_t size : {8u, 4u, 2u, 1u})
     for (Item& item : lister.items)
       if (safetensors::type_size(item.tensor.type) == size) items.push_back(std::move(item));
   return items;
@@ -202,7 +204,8 @@ inline void check_numbers(const std::vector<Item>& items, const std::vector<std:
       const std::string_view field = name.substr(name.rfind('.') + 1);
       std::int64_t value = 0;
       std::memcpy(&value, at, sizeof value);
-      const std::int64_t bound = field == "step" ? most_steps : field == "restart" ? steps : 1;
+      const bool counts = field == "step" || field == "next_refresh" || field == "refresh_gap";
+      const std::int64_t bound = counts ? most_steps : field == "restart" || field == "refreshes" ? steps : 1;
       if (value < 0 || value > bound)
         wrong.add(quote(name) + " = " + text(value) + " must be at least 0 and at most " + text(bound));
       if (field == "step") steps = value;

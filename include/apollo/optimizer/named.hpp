@@ -75,6 +75,31 @@ template <class... Overrides>
 using ColumnNormalizedSgd =
     StructuredOptimizer<Overrides..., ColumnNormalizedSgdOptions, IdentityProjection, NormalizedScaling, NoMoments>;
 
+// --- in 8 bits: states, weights, or both ----------------------------------------------------------------------------------
+
+/// State: 2 m n bytes and 8 for 256 values. Int8Dynamic in place of Int8Linear makes it that of arXiv:2110.02861.
+template <class... Overrides>
+using AdamW8bit = AdamW<Overrides..., AdamMoments<Int8Linear>>;
+
+/// State: 2 r L bytes, 8 for 256 of those values, and r S values. Source: arXiv:2403.03507, sec. 4.3.
+template <class... Overrides>
+using GaLore8bit = GaLore<Overrides..., AdamMoments<Int8Linear>>;
+
+/// Apollo for weights in 8-bit groups (Int8Matrix) or bfloat16, which it rounds stochastically. Source: arXiv:2412.05270,
+/// sec. 5.3, with the weights of arXiv:2407.08296.
+template <class... Overrides>
+using QApollo = Apollo<Overrides..., StochasticWeights>;
+
+/// ApolloMini likewise.
+template <class... Overrides>
+using QApolloMini = ApolloMini<Overrides..., StochasticWeights>;
+
+/// State: 2 r L bytes of moments and r S / 2 of basis, and 8 for 256 of either; for weights as QApollo's.
+/// Source: arXiv:2407.08296.
+template <class... Overrides>
+using QGaLore = StructuredOptimizer<Overrides..., QGaLoreOptions, Int4SvdProjection, ElementScaling,
+                                    AdamMoments<Int8Linear>, StochasticWeights>;
+
 /// Which optimizer an option type stands for.
 template <class Options>
 struct MemberOf;
@@ -101,6 +126,10 @@ struct MemberOf<ApolloMiniOptions> {
 template <>
 struct MemberOf<GaLoreOptions> {
   using type = GaLore<>;
+};
+template <>
+struct MemberOf<QGaLoreOptions> {
+  using type = QGaLore<>;
 };
 template <>
 struct MemberOf<StructuredAdamWOptions> {

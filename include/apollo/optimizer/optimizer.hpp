@@ -304,6 +304,15 @@ class BasicOptimizer {
                 const MatrixView<const G>& g, bool with_gradient) {
     static_assert(std::is_same_v<arithmetic_t<W>, arithmetic_t<G>>,
                   "apollo: weight and gradient must both be double or both be float, bfloat16 or float16.");
+    static_assert(!is_grouped<G>, "apollo: a gradient must be of float, bfloat16 or float16, not of 8-bit groups.");
+    if constexpr (!is_grouped<G> && std::is_same_v<arithmetic_t<W>, arithmetic_t<G>>)
+      add_known(group, name, id, w, g, with_gradient);
+  }
+
+  /// The same of types that go together.
+  template <class Policies, class W, class G>
+  void add_known(Group<Policies> group, std::string_view name, TensorId id, const MatrixView<W>& w,
+                 const MatrixView<const G>& g, bool with_gradient) {
     using T = arithmetic_t<W>;
     // Vectors have no low-rank form: they get the same moments and storage, densely.
     using Dense = PolicySet<IdentityProjection, ElementScaling, typename Policies::Moments, NoLimiter,

@@ -44,10 +44,11 @@ struct SgdOptions {
   double weight_decay = 0;
   Decay decay = Decay::decoupled;
   bool check_finite = true;
+  std::uint64_t seed = 0;  ///< of StochasticWeights
 
   constexpr Settings settings() const {
     Settings s;
-    s.lr = lr, s.weight_decay = weight_decay, s.decay = decay, s.check_finite = check_finite;
+    s.lr = lr, s.weight_decay = weight_decay, s.decay = decay, s.check_finite = check_finite, s.seed = seed;
     return s;
   }
 };
@@ -146,6 +147,34 @@ struct GaLoreOptions {
     Settings s;
     s.lr = lr, s.rank = rank, s.scale = scale, s.update_proj_gap = update_proj_gap, s.proj_type = proj_type;
     s.svd = svd, s.on_refresh = on_refresh, s.beta1 = beta1, s.beta2 = beta2, s.eps = eps;
+    s.weight_decay = weight_decay, s.order = order, s.check_finite = check_finite, s.seed = seed;
+    return s;
+  }
+};
+
+/// Q-GaLore (arXiv:2407.08296): GaLore's, and when its bases are similar enough to be computed half as often.
+struct QGaLoreOptions {
+  double lr = 1e-2;
+  Index rank = 128;
+  double scale = 0.25;  ///< alpha; not under a root
+  Index update_proj_gap = 200;
+  ProjType proj_type = ProjType::std;
+  SvdMethod svd = SvdMethod::subspace;
+  OnRefresh on_refresh = OnRefresh::keep;
+  double similarity_threshold = 0.4;  ///< above 1: update_proj_gap never grows
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-6;
+  double weight_decay = 0;
+  Order order = Order::huggingface;
+  bool check_finite = true;
+  std::uint64_t seed = 0;
+
+  constexpr Settings settings() const {
+    Settings s;
+    s.lr = lr, s.rank = rank, s.scale = scale, s.update_proj_gap = update_proj_gap, s.proj_type = proj_type;
+    s.svd = svd, s.on_refresh = on_refresh, s.similarity_threshold = similarity_threshold;
+    s.beta1 = beta1, s.beta2 = beta2, s.eps = eps;
     s.weight_decay = weight_decay, s.order = order, s.check_finite = check_finite, s.seed = seed;
     return s;
   }
@@ -369,6 +398,7 @@ struct StructuredOptions {
   ProjType proj_type = ProjType::std;              ///< projections
   SvdMethod svd = SvdMethod::subspace;             ///< SvdProjection
   OnRefresh on_refresh = OnRefresh::keep;          ///< projections
+  double similarity_threshold = 0.4;               ///< Int4SvdProjection
   ChannelAxis channel_axis = ChannelAxis::longer;  ///< channels or blocks without a projection
   double limiter_gamma = 1.01;                     ///< NormGrowthLimiter
   double limiter_floor = 0.5;                      ///< NormGrowthLimiter
@@ -388,6 +418,7 @@ struct StructuredOptions {
     s.svd = svd, s.on_refresh = on_refresh, s.channel_axis = channel_axis, s.limiter_gamma = limiter_gamma;
     s.limiter_floor = limiter_floor, s.block = block, s.decay_rate = decay_rate, s.clip_threshold = clip_threshold;
     s.residual = residual, s.allow_rank_1 = allow_rank_1, s.check_finite = check_finite, s.seed = seed;
+    s.similarity_threshold = similarity_threshold;
     return s;
   }
 };

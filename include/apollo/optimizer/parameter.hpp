@@ -16,16 +16,24 @@ struct AnyView {
   Index cols = 0;
   Index row_stride = 0;
   Index col_stride = 0;
+  const void* ranges = nullptr;  ///< of int8_groups
+  Index group_size = 0;
 
   template <class T>
   static AnyView of(const MatrixView<T>& view) {
-    return {view.data,      type_name<typename MatrixView<T>::value_type>, view.rows, view.cols, view.row_stride,
-            view.col_stride};
+    AnyView any{view.data,      type_name<typename MatrixView<T>::value_type>, view.rows, view.cols, view.row_stride,
+                view.col_stride};
+    if constexpr (is_grouped<T>) any.ranges = view.ranges, any.group_size = view.group_size;
+    return any;
   }
   /// The element type has been compared with `type` before.
   template <class T>
   MatrixView<T> as() const {
-    return {static_cast<T*>(const_cast<void*>(data)), rows, cols, row_stride, col_stride};
+    if constexpr (is_grouped<T>)
+      return {{static_cast<std::uint8_t*>(const_cast<void*>(data)), rows, cols, row_stride, col_stride,
+               static_cast<GroupRange*>(const_cast<void*>(ranges)), group_size}};
+    else
+      return {static_cast<T*>(const_cast<void*>(data)), rows, cols, row_stride, col_stride};
   }
 };
 
@@ -180,6 +188,13 @@ class TypedParameter final : public Parameter<Backend> {
     if (std::string_view(view.type) != type_name<V>)
       check.fail(std::string(what) + " of type " + view.type + " must be " + type_name<V> + ", as registered");
     if (view.data == nullptr) check.fail(std::string(what) + " has no data (a null pointer)");
+    if constexpr (is_grouped<V>) {
+      if (view.ranges == nullptr) check.fail(std::string(what) + " has no ranges of its groups (a null pointer)");
+      if (!is_group_size(view.group_size))
+        check.fail("group_size = " + text(view.group_size) + " must be 32, 64, 128 or 256");
+      if (view.row_stride != view.cols || view.col_stride != 1)
+        check.fail(std::string(what) + " in 8-bit groups must be row-major, its rows adjacent");
+    }
   }
 
   TensorCore<Policies, T, Backend> core_;

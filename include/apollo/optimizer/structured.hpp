@@ -55,6 +55,8 @@ class TensorOptimizer {
     const Shape shape = core_.plan().shape;
     if (w.shape() != shape || g.shape() != shape)
       report.reason = Skip::wrong_shape;
+    else if (!groups_are_fine(w))
+      report.reason = Skip::wrong_groups;
     else if (w.data == nullptr || g.data == nullptr)
       report.reason = Skip::null_data;
     else if (overlap(w, g) || overlaps_itself(w))
@@ -131,6 +133,15 @@ class TensorOptimizer {
   void set_projection(const Tensor& p) { core_.set_projection(backend_, workspace_, constant_view_of(p), name_); }
 
  private:
+  /// The order of memory was planned, and groups follow rows.
+  template <class W>
+  bool groups_are_fine([[maybe_unused]] const MatrixView<W>& w) const {
+    if constexpr (is_grouped<W>)
+      return w.ranges != nullptr && is_group_size(w.group_size) && w.row_stride == w.cols && w.col_stride == 1 &&
+             (w.rows == 1 || w.cols == 1 || core_.plan().weight_order == memory_order(w));
+    return true;
+  }
+
   TensorOptimizer(Shape shape, Order2D order, const Options& options, std::string_view name, const Backend& backend)
       : name_(name),
         backend_(backend),
@@ -181,7 +192,9 @@ Settings checked_settings(const Options& options, std::string_view name) {
            projects && !std::is_same_v<typename P::Projection, FixedProjection>,
            "a random or singular-vector projection");
     unread("proj_type", o.proj_type != defaults.proj_type, projects, "a projection");
-    unread("svd", o.svd != defaults.svd, std::is_same_v<typename P::Projection, SvdProjection>, "SvdProjection");
+    unread("svd", o.svd != defaults.svd, computes_basis<typename P::Projection>, "SvdProjection");
+    unread("similarity_threshold", o.similarity_threshold != defaults.similarity_threshold,
+           packs_basis<typename P::Projection>, "Int4SvdProjection");
     unread("on_refresh", o.on_refresh != defaults.on_refresh, projects, "a projection");
     unread("channel_axis", o.channel_axis != defaults.channel_axis,
            !projects && (P::Granularity::per_channel || P::by_block), "ChannelScaling without a projection");

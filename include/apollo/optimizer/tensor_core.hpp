@@ -68,8 +68,7 @@ class TensorCore {
   /// Whether the next step's gradients are summed whole, or would be.
   bool accumulates_whole() const {
     if (sum_.pending()) return sum_.whole();
-    constexpr bool computes_basis = std::is_same_v<Projection, SvdProjection>;
-    return Sum::must_be_whole(computes_basis && setup_.refresh_due(steps()));
+    return Sum::must_be_whole(computes_basis<Projection> && Steps::refresh_due(setup_, state_.record));
   }
   Index accumulation_bytes() const { return sum_.bytes(); }
   void discard_accumulated() {
@@ -137,13 +136,18 @@ class TensorCore {
       if constexpr (!std::is_same_v<Projection, FixedProjection>)
         print += " update_proj_gap=" + text(settings().update_proj_gap) +
                  (settings().refresh_phase == 0 ? "" : " refresh_phase=" + text(settings().refresh_phase));
+      if (packs_basis<Projection>) print += " similarity_threshold=" + text(settings().similarity_threshold);
     }
     if (Policies::by_block)
       print += " kept=" + std::string(plan.transposed ? "cols" : "rows") + " block=" + text(plan.block);
     if constexpr (Projection::random) {
       if constexpr (!Projection::Sketch::dense) print += " nonzeros=" + text(Index{Projection::Sketch::nonzeros});
     }
-    if (Projection::random || std::is_same_v<Projection, SvdProjection> || std::is_same_v<Stored, bfloat16>)
+    using Weights = typename Policies::Weights;
+    if (!std::is_same_v<Weights, NativeWeights>) print += std::string(" weights=") + Weights::name;
+    if (Weights::keeps_remainder || (is_block_format<Stored> && !Policies::moments_of_matrix))
+      print += std::string(" memory=") + (plan.weight_order == Order2D::row_major ? "rows" : "columns");
+    if (Projection::random || computes_basis<Projection> || MomentStorage<Stored, T>::stochastic || Weights::stochastic)
       print += " seed=" + std::to_string(settings().seed) + " id=" + std::to_string(setup_.id);
     return print;
   }

@@ -157,7 +157,14 @@ struct AdamMoments {
   }
   template <class T>
   APOLLO_INLINE static T normalise(T first, T root_of_second, const MomentCoefficients<T>& c) {
-    return c.first_factor * first / (c.second_factor * root_of_second + c.eps);
+    T below;
+    denominator(root_of_second, c, below);
+    return c.first_factor * first / below;
+  }
+  /// What the first moment is divided by, for loops that have reciprocals; of a number or of a vector of them.
+  template <class V, class T>
+  APOLLO_INLINE static void denominator(const V& root_of_second, const MomentCoefficients<T>& c, V& below) {
+    below = c.second_factor * root_of_second + c.eps;
   }
 
  private:

@@ -102,6 +102,18 @@ struct SvdProjection {
   static constexpr bool stores_basis = true;
 };
 
+/// The same with P in 4 bits, and recomputed ever less often where it changes little: when the last five bases kept, in the
+/// mean, `similarity_threshold` of the one before each, |P_new P_old^T|_F^2 / r, the tensor's own gap doubles.
+/// State: r S / 2 bytes and 8 for 256 values. Source: Q-GaLore (arXiv:2407.08296) sec. 3.2 and 3.3, with a measure that knows
+/// no order or sign of the vectors.
+struct Int4SvdProjection {
+  using role = ProjectionRole;
+  static constexpr const char* name = "svd_int4";
+  static constexpr bool projects = true;
+  static constexpr bool random = false;
+  static constexpr bool stores_basis = true;
+};
+
 /// A matrix the caller sets, for parity tests and research. State: r S values. Steps are skipped until it is set.
 struct FixedProjection {
   using role = ProjectionRole;
@@ -110,6 +122,14 @@ struct FixedProjection {
   static constexpr bool random = false;
   static constexpr bool stores_basis = true;
 };
+
+/// Whether singular vectors of the gradient are computed.
+template <class Projection>
+inline constexpr bool computes_basis =
+    std::is_same_v<Projection, SvdProjection> || std::is_same_v<Projection, Int4SvdProjection>;
+/// Whether the basis is kept as a PackedBasis, and refreshed when the tensor's own record says.
+template <class Projection>
+inline constexpr bool packs_basis = std::is_same_v<Projection, Int4SvdProjection>;
 
 /// P as the backends see it where it is dense: S rows of r adjacent values, row s holding P(0..r-1, s).
 template <class T>

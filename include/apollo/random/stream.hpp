@@ -11,13 +11,12 @@ namespace apollo {
 
 /// What a draw is for.
 enum class Stream : std::uint8_t {
-  projection = 0,    ///< entries of a dense random projection
-  hash = 1,          ///< buckets of a sparse one
-  signs = 2,         ///< signs of a sparse one
-  round_weight = 3,  ///< stochastic rounding of W
-  round_first = 4,   ///< ... of the first moment
-  round_second = 5,  ///< ... of the second moment
-  start = 6,         ///< the start of a subspace iteration
+  projection = 0,     ///< entries of a dense random projection
+  hash = 1,           ///< buckets of a sparse one
+  signs = 2,          ///< signs of a sparse one
+  round_weight = 3,   ///< stochastic rounding of W
+  round_moments = 4,  ///< ... of the moments
+  start = 6,          ///< the start of a subspace iteration
 };
 
 /// A tensor's identity in the random streams, by default a hash of its name (32-bit FNV-1a).

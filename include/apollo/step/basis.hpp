@@ -341,40 +341,48 @@ void exact(const Algebra& algebra, const Plan& plan, const MatrixView<const G>& 
 }
 
 /// Moments from the old directions to the new: M <- M Q^T, V <- V (Q o Q)^T with Q = P_new P_old^T. Both P^T are
-/// removed x rank. Cost: 4 kept rank^2 flops and the product for Q.
+/// removed x rank; `opened` is memory of kept x rank numbers for moments that are not turned where they are stored.
+/// Cost: 4 kept rank^2 flops and the product for Q.
 template <class Policies, class T, class Algebra>
 void rotate(const Algebra& algebra, const Plan& plan, const T* new_directions, const T* old_directions, T* q, T* row,
-            const MomentPointers<stored_t<typename Policies::Moments, T>>& moments, const RandomStream* rounding) {
-  using Stored = stored_t<typename Policies::Moments, T>;
-  using Storage = MomentStorage<Stored, T>;
-  const Index r = plan.rank;
+            T* opened, const MomentPointers<stored_t<typename Policies::Moments, T>>& moments,
+            const RandomStream& rounding) {
+  using Storage = MomentStorage<stored_t<typename Policies::Moments, T>, T>;
+  const Index r = plan.rank, size = plan.moment_size();
   const auto p_new = MatrixView<const T>(new_directions, plan.removed, r, r, 1);
   const auto p_old = MatrixView<const T>(old_directions, plan.removed, r, r, 1);
   algebra.product(p_new.transposed(), p_old, row_major(q, r, r));
-  T buffer[storage_block];
   for (int b = 0; b < Policies::Moments::buffers; ++b) {
+    T* values = opened;
+    if constexpr (Storage::in_place) values = moments.buffer[b];
+    if constexpr (!Storage::in_place)
+      for (Index at = 0; at < size; at += storage_block) {
+        T buffer[storage_block];
+        const StorageRun run = flat_run(at, size);
+        Storage::open(moments.buffer[b], run, b, buffer);
+        for (int i = 0; i < run.count; ++i) values[at + i] = buffer[i];
+      }
     for (Index j = 0; j < plan.kept; ++j) {
-      Stored* stored = moments.buffer[b] + j * r;
-      for (Index k = 0; k < r; ++k) row[k] = 0;
-      for (Index begin = 0; begin < r; begin += storage_block) {
-        const int count = static_cast<int>(r - begin < storage_block ? r - begin : storage_block);
-        const T* values = Storage::open(stored + begin, buffer, count);
-        for (Index k = 0; k < r; ++k) {
-          T sum = 0;
-          for (int i = 0; i < count; ++i) {
-            const T weight = q[k * r + begin + i];
-            sum += values[i] * (b == 1 ? weight * weight : weight);
-          }
-          row[k] += sum;
+      T* line = values + j * r;
+      for (Index k = 0; k < r; ++k) {
+        T sum = 0;
+        for (Index i = 0; i < r; ++i) {
+          const T weight = q[k * r + i];
+          sum += line[i] * (b == 1 ? weight * weight : weight);
         }
+        row[k] = sum;
       }
-      for (Index begin = 0; begin < r; begin += storage_block) {
-        const int count = static_cast<int>(r - begin < storage_block ? r - begin : storage_block);
-        T* values = Storage::open(stored + begin, buffer, count);
-        for (int i = 0; i < count; ++i) values[i] = row[begin + i];
-        Storage::close(values, stored + begin, count, rounding[b], j * r + begin);
-      }
+      for (Index k = 0; k < r; ++k) line[k] = row[k];
     }
+    if constexpr (!Storage::in_place)
+      for (Index at = 0; at < size; at += storage_block) {
+        T buffer[storage_block];
+        [[maybe_unused]] std::uint8_t random[Storage::stochastic ? rounding::bytes : 1] = {};
+        const StorageRun run = flat_run(at, size);
+        for (int i = 0; i < run.count; ++i) buffer[i] = values[at + i];
+        if constexpr (Storage::stochastic) rounding::draw(rounding, run.block(storage_block), random);
+        close_moments<Storage>(buffer, moments.buffer[b], run, b, random);
+      }
   }
 }
 

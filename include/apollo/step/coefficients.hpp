@@ -17,11 +17,11 @@ template <class T>
 struct StepCoefficients {
   MomentCoefficients<T> moments;
   T gradient_factor = 1;
-  T coupled_decay = 0;  ///< lambda of g + lambda w; one-pass updates only
-  T decay_before = 1;   ///< 1 - eta lambda in torch's order
-  T decay_after = 1;    ///< 1 - eta lambda in Hugging Face's
-  double step = 0;      ///< a: what multiplies lift(C) + s o X, limiter not included
-  RandomStream rounding[2];
+  T coupled_decay = 0;    ///< lambda of g + lambda w; one-pass updates only
+  T decay_before = 1;     ///< 1 - eta lambda in torch's order
+  T decay_after = 1;      ///< 1 - eta lambda in Hugging Face's
+  double step = 0;        ///< a: what multiplies lift(C) + s o X, limiter not included
+  RandomStream rounding;  ///< of moments
 };
 
 /// Source: algorithms in docs/algorithms.md, "One form". c_t and sqrt(scale) come after the limiter, so both are in `step`.
@@ -55,8 +55,7 @@ StepCoefficients<T> coefficients(const Plan& plan, const Settings& settings, con
     (settings.order == Order::torch ? c.decay_before : c.decay_after) =
         static_cast<T>(1 - input.lr * settings.weight_decay);
   const auto t = static_cast<std::uint64_t>(record.steps + 1);
-  c.rounding[0] = {settings.seed, id, Stream::round_first, t};
-  c.rounding[1] = {settings.seed, id, Stream::round_second, t};
+  c.rounding = {settings.seed, id, Stream::round_moments, t};
   return c;
 }
 

@@ -32,7 +32,7 @@ class Pipeline {
                            const StepInput& input, const T* carried = nullptr) noexcept {
     TensorReport report;
     in_session(backend, workspace, setup, report, [&](const Session& session, const Scratch<Policies, T>& scratch) {
-      const auto w = setup.plan.orient(weight);
+      const KeptWeights<Weights, W> w{setup.plan.orient(weight), state.remainder.data(), weight_stream(setup, state)};
       const auto x = setup.plan.orient(gradient);
       if constexpr (Projection::projects)
         projected(session, setup, state, scratch, w, x, carried, input, report);
@@ -54,13 +54,14 @@ class Pipeline {
     if (!has_projection(state, report)) return report;
     in_session(backend, workspace, setup, report, [&](const Session& session, const Scratch<Policies, T>& scratch) {
       const auto x = plan.orient(gradient);
-      const bool refreshes = std::is_same_v<Projection, SvdProjection> && setup.refresh_due(state.record.steps);
+      const bool refreshes = computes_basis<Projection> && refresh_due(setup, state.record);
       sum.begin(plan, Sum::must_be_whole(refreshes), memory_order(x));
       report.accumulated = sum.whole() ? Accumulated::whole : Accumulated::projected;
       GradientSummary summary;
       if (sum.whole()) {
         summary = session.add(plan, x, static_cast<T>(factor), sum.view(plan));
       } else if constexpr (Policies::takes_projection_only) {
+        unpack_basis(session, setup, state, scratch);
         const auto p = directions(session, setup, state, scratch, setup.refresh_index(state.record.steps));
         session.project(plan, x, p, static_cast<T>(factor), scratch.r, scratch.x_norms);
         summary = session.add(plan, projection(plan, scratch), T(1), sum.view(plan));
@@ -93,9 +94,9 @@ class Pipeline {
     return report.stepped;
   }
 
-  template <class W, class G>
+  template <class Kept, class G>
   static void unprojected(const Session& session, const TensorSetup& setup, TensorState& state,
-                          const Scratch<Policies, T>& scratch, const MatrixView<W>& w, const MatrixView<const G>& x,
+                          const Scratch<Policies, T>& scratch, const Kept& w, const MatrixView<const G>& x,
                           const StepInput& input, TensorReport& report) {
     const Plan& plan = setup.plan;
     const auto c = coefficients<Policies, T>(plan, setup.settings, state.record, setup.id, input);
@@ -104,7 +105,7 @@ class Pipeline {
       if (!accept(setup, session.inspect(plan, x, scratch.x_norms), input, report)) return;
     if constexpr (Policies::by_block) {
       block_steps(setup, state, scratch, c, input);
-      session.template update<Moments, Weights>(plan, w, x, state.moments(), c, scratch.channel_step);
+      session.template update<Moments>(plan, w, x, state.moments(), c, scratch.channel_step);
     } else if constexpr (Policies::factored || Policies::factored_gradient) {
       session.gather(plan, x, c.gradient_factor, scratch.r);
       const double divisor = factored_update(session, setup, state, scratch);
@@ -112,9 +113,9 @@ class Pipeline {
         session.template moments<Moments>(plan, scratch.r, scratch.r, state.moments(), c, nullptr, nullptr);
       for (Index j = 0; j < plan.kept; ++j) scratch.channel_step[j] = static_cast<T>(c.step / divisor);
       const MatrixView<const T> n = row_major(static_cast<const T*>(scratch.r), plan.kept, plan.removed);
-      session.template apply<Weights>(plan, w, n, scratch.channel_step, c);
+      session.apply(plan, w, n, scratch.channel_step, c);
     } else if constexpr (Granularity::elementwise) {
-      session.template update<Moments, Weights>(plan, w, x, state.moments(), c, nullptr);
+      session.template update<Moments>(plan, w, x, state.moments(), c, nullptr);
     } else {
       if constexpr (Moments::buffers > 0)
         session.template moments_of_gradient<Moments>(plan, x, state.moments(), c, scratch.n_norms);
@@ -123,9 +124,9 @@ class Pipeline {
           scratch.n_norms[j] = input.gradient_factor * input.gradient_factor * scratch.x_norms[j];
       structure(setup, state, scratch, c, input, report);
       if constexpr (scales_momentum)
-        session.template apply<Weights>(plan, w, state.momentum(plan), scratch.channel_step, c);
+        session.apply(plan, w, state.momentum(plan), scratch.channel_step, c);
       else
-        session.template apply<Weights>(plan, w, x, scratch.channel_step, c);
+        session.apply(plan, w, x, scratch.channel_step, c);
     }
   }
 
@@ -173,17 +174,19 @@ class Pipeline {
     return accepted;
   }
 
-  template <class W, class G>
+  template <class Kept, class G>
   static void projected(const Session& session, const TensorSetup& setup, TensorState& state,
-                        const Scratch<Policies, T>& scratch, const MatrixView<W>& w, const MatrixView<const G>& x,
+                        const Scratch<Policies, T>& scratch, const Kept& w, const MatrixView<const G>& x,
                         const T* carried, const StepInput& input, TensorReport& report) {
     const Plan& plan = setup.plan;
     const Settings& settings = setup.settings;
-    const std::int64_t index = setup.refresh_index(state.record.steps);
-    const bool due = setup.refresh_due(state.record.steps);
+    const std::int64_t index =
+        packs_basis<Projection> ? state.record.refreshes : setup.refresh_index(state.record.steps);
+    const bool due = refresh_due(setup, state.record);
     const bool first = state.record.steps == 0;
     if (!has_projection(state, report)) return;
-    if constexpr (std::is_same_v<Projection, SvdProjection>)
+    unpack_basis(session, setup, state, scratch);
+    if constexpr (computes_basis<Projection>)
       if (due) {  // a basis of a bad gradient must not replace a good one, so this step looks before it computes
         GradientSummary summary = session.inspect(plan, x, nullptr);
         if (sizeof(T) == 4 && summary.squared_norm > 1e76) summary.finite = false;  // R might overflow later
@@ -199,12 +202,13 @@ class Pipeline {
     }
     if constexpr (!std::is_same_v<Projection, FixedProjection>) {
       report.refreshed = due;
-      if (due && !first) carry_moments(session, setup, state, scratch, index);
+      if (due && !first && carry_moments(session, setup, state, scratch, index))
+        project_again(session, setup, scratch, x, p, carried, input);
     }
     const auto c = coefficients<Policies, T>(plan, settings, state.record, setup.id, input);
     if constexpr (Policies::factored) {
       const double clip = factored_update(session, setup, state, scratch);
-      session.template apply_lift<Weights>(plan, w, scratch.r, p, static_cast<T>(c.step / clip), c);
+      session.apply_lift(plan, w, scratch.r, p, static_cast<T>(c.step / clip), c);
       return;
     } else {
       T* n = Granularity::residual ? scratch.n : Granularity::elementwise ? scratch.r : nullptr;
@@ -212,13 +216,30 @@ class Pipeline {
     }
     if constexpr (Granularity::residual) {
       restore_residual(session, setup, state, scratch, x, p, c, input, report);
-      session.template apply_lift<Weights>(plan, w, scratch.n, p, static_cast<T>(c.step), c, x, scratch.channel_step);
+      session.apply_lift(plan, w, scratch.n, p, static_cast<T>(c.step), c, x, scratch.channel_step);
     } else if constexpr (Granularity::elementwise) {
-      session.template apply_lift<Weights>(plan, w, scratch.r, p, static_cast<T>(c.step), c);
+      session.apply_lift(plan, w, scratch.r, p, static_cast<T>(c.step), c);
     } else {
       structure(setup, state, scratch, c, input, report);
-      session.template apply<Weights>(plan, w, x, scratch.channel_step, c);
+      session.apply(plan, w, x, scratch.channel_step, c);
     }
+  }
+
+  /// The memory of R has served to turn the moments.
+  template <class G, class Directions>
+  static void project_again(const Session& session, const TensorSetup& setup, const Scratch<Policies, T>& scratch,
+                            const MatrixView<const G>& x, const Directions& p, const T* carried,
+                            const StepInput& input) {
+    if constexpr (Policies::factored_gradient) {
+      project_by_factors(session, setup, scratch, x, input);
+    } else {
+      TensorReport again;
+      project(session, setup, scratch, x, p, carried, input, again);
+    }
+  }
+
+  static RandomStream weight_stream(const TensorSetup& setup, const TensorState& state) {
+    return {setup.settings.seed, setup.id, Stream::round_weight, static_cast<std::uint64_t>(state.record.steps + 1)};
   }
 
   static RandomStream projection_stream(const TensorSetup& setup, std::int64_t index) {
@@ -230,8 +251,8 @@ class Pipeline {
                             const Scratch<Policies, T>& scratch, const MatrixView<const G>& x, bool first,
                             std::int64_t index) {
     const Plan& plan = setup.plan;
-    T* basis = state.basis.data();
-    if (setup.settings.on_refresh == OnRefresh::rotate)
+    T* basis = basis_of(state, scratch);
+    if (packs_basis<Projection> || setup.settings.on_refresh == OnRefresh::rotate)
       for (Index i = 0; i < plan.removed * plan.rank; ++i) scratch.old_directions[i] = basis[i];
     const RandomStream stream = projection_stream(setup, index);
     if (setup.settings.svd == SvdMethod::exact)
@@ -239,6 +260,46 @@ class Pipeline {
     else
       basis::subspace(session, plan, x, !first, stream, basis, scratch.basis);
     basis::fix_signs(basis, plan.removed, plan.rank);
+    if constexpr (packs_basis<Projection>) {
+      session.pack_basis(plan.removed * plan.rank, basis, state.packed());
+      unpack_basis(session, setup, state, scratch);  // the steps from here on take what is kept
+      note_refresh(session, setup, state.record, scratch);
+    }
+  }
+
+  /// Where P^T is, in T.
+  static T* basis_of(TensorState& state, const Scratch<Policies, T>& scratch) {
+    return packs_basis<Projection> ? scratch.directions : state.basis.data();
+  }
+  static void unpack_basis(const Session& session, const TensorSetup& setup, TensorState& state,
+                           const Scratch<Policies, T>& scratch) {
+    if constexpr (packs_basis<Projection>)
+      session.unpack_basis(setup.plan.removed * setup.plan.rank, state.packed(), scratch.directions);
+  }
+
+  /// Says how much of the old basis the new one kept, and when to look again.
+  static void note_refresh(const Session& session, const TensorSetup& setup, Record& record,
+                           const Scratch<Policies, T>& scratch) {
+    const Plan& plan = setup.plan;
+    const Index phase = setup.settings.refresh_phase;
+    if (record.refreshes == 0) {
+      record.gap = setup.settings.update_proj_gap;
+      record.next_refresh = record.gap - phase % record.gap;
+    } else {
+      const auto p_new = row_major(static_cast<const T*>(scratch.directions), plan.removed, plan.rank);
+      const auto p_old = row_major(static_cast<const T*>(scratch.old_directions), plan.removed, plan.rank);
+      const auto q = row_major(scratch.rotation, plan.rank, plan.rank);
+      session.product(p_new.transposed(), p_old, q);
+      for (int i = Record::similarities - 1; i > 0; --i) record.similarity[i] = record.similarity[i - 1];
+      record.similarity[0] = static_cast<float>(basis::squared_norm(q) / static_cast<double>(plan.rank));
+      double sum = 0;
+      for (const float similarity : record.similarity) sum += static_cast<double>(similarity);
+      constexpr std::int64_t longest = std::int64_t{1} << 40;
+      const bool similar = sum >= setup.settings.similarity_threshold * Record::similarities;
+      if (record.refreshes >= Record::similarities && similar && record.gap < longest) record.gap *= 2;
+      record.next_refresh = record.steps + record.gap;
+    }
+    ++record.refreshes;
   }
 
   /// P of refresh number `index` in the form the loops take.
@@ -246,7 +307,7 @@ class Pipeline {
                          const Scratch<Policies, T>& scratch, std::int64_t index) {
     const Plan& plan = setup.plan;
     if constexpr (Projection::stores_basis) {
-      return DenseDirections<T>{state.basis.data(), plan.rank, plan.removed};
+      return DenseDirections<T>{basis_of(state, scratch), plan.rank, plan.removed};
     } else if constexpr (Projection::Sketch::dense) {
       session.draw_directions(typename Projection::Sketch{}, projection_stream(setup, index), plan, scratch.directions);
       return DenseDirections<T>{scratch.directions, plan.rank, plan.removed};
@@ -256,19 +317,20 @@ class Pipeline {
     }
   }
 
-  /// What OnRefresh says happens to the moments when the directions have changed.
-  static void carry_moments(const Session& session, const TensorSetup& setup, TensorState& state,
+  /// What OnRefresh says happens to the moments when the directions have changed. Says whether R was overwritten on the way.
+  static bool carry_moments(const Session& session, const TensorSetup& setup, TensorState& state,
                             const Scratch<Policies, T>& scratch, std::int64_t index) {
     if (setup.settings.on_refresh == OnRefresh::reset) reset_moments(state);
-    if (setup.settings.on_refresh != OnRefresh::rotate) return;
+    if (setup.settings.on_refresh != OnRefresh::rotate) return false;
     const T* current = scratch.directions;
     if constexpr (Projection::stores_basis) {
-      current = state.basis.data();
+      current = basis_of(state, scratch);
     } else {
       dense_directions(session, setup, scratch, index - 1, scratch.old_directions);
       if constexpr (!Projection::Sketch::dense) dense_directions(session, setup, scratch, index, scratch.directions);
     }
     rotate_moments(session, setup, state, scratch, current);
+    return !MomentStorage<stored_t<Moments, T>, T>::in_place && Moments::buffers > 0;
   }
 
   template <class S>
@@ -289,10 +351,14 @@ class Pipeline {
   }
 
  public:
+  /// Whether the next step takes another projection than the last did.
+  static bool refresh_due(const TensorSetup& setup, const Record& record) {
+    return packs_basis<Projection> ? record.steps >= record.next_refresh : setup.refresh_due(record.steps);
+  }
+
   /// Moments start again from zero, and so does the bias correction.
   static void reset_moments(TensorState& state) {
-    for (int b = 0; b < Moments::buffers; ++b)
-      std::memset(static_cast<void*>(state.moment[b].data()), 0, static_cast<std::size_t>(state.moment[b].bytes()));
+    for (int b = 0; b < Moments::buffers; ++b) state.moment[b].clear();
     if (!Policies::factored_gradient)  // which is of X, whatever its projection
       for (auto& shared : state.shared)
         for (Index i = 0; i < shared.size(); ++i) shared.data()[i] = 0;
@@ -304,10 +370,9 @@ class Pipeline {
                              const Scratch<Policies, T>& scratch, const T* current) {
     // The update of this step rounds with the same counter; the highest bit keeps the two apart.
     const auto t = static_cast<std::uint64_t>(state.record.steps + 1) | std::uint64_t{1} << 47;
-    const RandomStream rounding[2] = {{setup.settings.seed, setup.id, Stream::round_first, t},
-                                      {setup.settings.seed, setup.id, Stream::round_second, t}};
+    const RandomStream rounding{setup.settings.seed, setup.id, Stream::round_moments, t};
     basis::rotate<Policies, T>(session, setup.plan, current, scratch.old_directions, scratch.rotation, scratch.row,
-                               state.moments(), rounding);
+                               scratch.r, state.moments(), rounding);
     if constexpr (Policies::factored) factored::rotate(setup.plan.rank, state, scratch);
   }
 
@@ -344,15 +409,24 @@ class Pipeline {
     session.sum_squares(plan, x, nullptr, scratch.column_sums);
     factored::update(setup.settings, state, scratch, input.gradient_factor * input.gradient_factor);
     session.scale_directions(plan, p, scratch.column_factor, scratch.scaled_directions);
-    const DenseDirections<T> scaled{scratch.scaled_directions, plan.rank, plan.removed};
-    GradientSummary summary =
-        session.project(plan, x, scaled, static_cast<T>(input.gradient_factor), scratch.r, nullptr);
+    for (Index k = 0; k < plan.rank; ++k) scratch.column_factor[k] = 1;
+    GradientSummary summary = project_by_factors(session, setup, scratch, x, input);
     summary.squared_norm = given.squared_norm;
     if (!accept(setup, summary, input, report)) return false;
-    for (Index k = 0; k < plan.rank; ++k) scratch.column_factor[k] = 1;
-    session.multiply_outer(plan, scratch.r, scratch.channel_step, scratch.column_factor);
     factored::store(state, scratch);
     return true;
+  }
+  /// R alone, from the factors in scratch.
+  template <class G>
+  static GradientSummary project_by_factors(const Session& session, const TensorSetup& setup,
+                                            const Scratch<Policies, T>& scratch, const MatrixView<const G>& x,
+                                            const StepInput& input) {
+    const Plan& plan = setup.plan;
+    const DenseDirections<T> scaled{scratch.scaled_directions, plan.rank, plan.removed};
+    const GradientSummary summary =
+        session.project(plan, x, scaled, static_cast<T>(input.gradient_factor), scratch.r, nullptr);
+    session.multiply_outer(plan, scratch.r, scratch.channel_step, scratch.column_factor);
+    return summary;
   }
 
   /// Both factors of V, then N over R. Returns what N has to be divided by to be no longer than allowed.

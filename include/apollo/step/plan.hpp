@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include <apollo/policy/moments.hpp>
+#include <apollo/policy/storage.hpp>
 #include <apollo/random/stream.hpp>
 #include <apollo/step/settings.hpp>
 #include <apollo/tensor/view.hpp>
@@ -22,6 +23,10 @@ struct PolicySet {
   using Limiter = LimiterPolicy;
   using Weights = WeightsPolicy;
 
+  /// Whether moments are of R, or of the gradient gathered like it; else they lie as the weight does.
+  static constexpr bool moments_of_matrix =
+      ProjectionPolicy::projects || MomentsPolicy::shared == Shared::factored_gradient;
+
   static constexpr bool by_block = Moments::shared == Shared::by_block;
   static constexpr bool factored = Moments::shared == Shared::factored;
   static constexpr bool factored_gradient = Moments::shared == Shared::factored_gradient;
@@ -34,7 +39,12 @@ struct PolicySet {
   static constexpr bool takes_projection_only =
       Projection::projects && Granularity::elementwise && !Granularity::residual && !factored_gradient;
 
-  static_assert(!Granularity::residual || (Projection::stores_basis && Moments::buffers == 2),
+  /// Whether moments are stored by runs: all that are not plain numbers.
+  static constexpr bool moments_in_runs =
+      is_block_format<typename Moments::Stored> || std::is_same_v<typename Moments::Stored, bfloat16>;
+
+  static_assert(!Granularity::residual ||
+                    (Projection::stores_basis && !packs_basis<Projection> && Moments::buffers == 2),
                 "apollo: ResidualScaling needs an orthonormal projection, singular or fixed, and AdamMoments; see "
                 "docs/compose.md.");
   static_assert(!Granularity::of_update ||
@@ -60,9 +70,14 @@ struct Plan {
   Index rank = 0;
   Index tile = 0;  ///< channels a tile; fixed here, so that no result depends on the number of threads
   Index tiles = 0;
-  Order2D state_order = Order2D::row_major;  ///< memory order of unprojected moments, in terms of X
-  Index block = 1;                           ///< channels that share one V
+  Order2D state_order = Order2D::row_major;   ///< memory order of unprojected moments, in terms of X
+  Order2D weight_order = Order2D::row_major;  ///< of the weight as its owner sees it
+  Index block = 1;                            ///< channels that share one V
 
+  /// The planned weight's order of memory, in terms of X. Tiles begin with storage runs in this order, and in no other.
+  constexpr Order2D order_of_x() const {
+    return (weight_order == Order2D::row_major) != transposed ? Order2D::row_major : Order2D::column_major;
+  }
   /// Numbers in one moment buffer.
   constexpr Index moment_size() const { return kept * rank; }
   constexpr Index blocks() const { return kept / block; }
@@ -87,6 +102,16 @@ constexpr Index tile_channels(Index removed, bool adjacent = false) {
   const Index least = adjacent ? 256 : 64;
   const Index wanted = (tile_elements + removed - 1) / removed;
   return wanted <= least ? least : (wanted + 63) / 64 * 64;
+}
+
+/// The least tile from `tile` on that begins with a storage run, where channels are adjacent or lines are joined; and, with a
+/// rank other than 0, in R too.
+constexpr Index tile_of_runs(Index tile, Index removed, bool adjacent, Index rank) {
+  const auto up_to = [](Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; };
+  if (adjacent || removed < storage_block) return up_to(tile, storage_block);
+  if (rank > 0) tile = up_to(tile, 64);
+  while ((tile * rank) % storage_block != 0) tile += 64;
+  return tile;
 }
 
 namespace geometry {
@@ -127,7 +152,10 @@ constexpr Plan outline(Shape shape, const Settings& settings, Order2D weight_ord
   const bool weight_rows = weight_order == Order2D::row_major;
   const bool adjacent = weight_rows == plan.transposed;  // channels, in memory
   plan.tile = !by_memory ? tile_channels(across, adjacent) : across < tile_elements ? tile_elements / across : 1;
+  const bool runs_of_r = Policies::moments_of_matrix && Policies::moments_in_runs;
+  plan.tile = tile_of_runs(plan.tile, across, adjacent && !by_memory, runs_of_r ? plan.rank : 0);
   plan.tiles = (plan.kept + plan.tile - 1) / plan.tile;
+  plan.weight_order = weight_order;
   plan.state_order = adjacent ? Order2D::column_major : Order2D::row_major;
   if (Policies::Projection::projects || Policies::factored_gradient) plan.state_order = Order2D::row_major;
   plan.block = settings.block == 0 && plan.kept > 0 ? plan.kept : settings.block;
@@ -152,7 +180,7 @@ Plan make_plan(Shape shape, const Settings& settings, std::string_view tensor, O
     if (settings.rank > plan.removed)
       check.fail("rank = " + text(settings.rank) + " must be at most " + text(plan.removed) +
                  ", the removed side of shape " + text(shape));
-    if constexpr (std::is_same_v<Projection, SvdProjection>)
+    if constexpr (computes_basis<Projection>)
       if (settings.rank > plan.kept)
         check.fail("rank = " + text(settings.rank) + " must be at most " + text(plan.kept) +
                    ", the number of singular vectors of shape " + text(shape));

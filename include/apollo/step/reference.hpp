@@ -66,6 +66,12 @@ class Reference {
     void symmetric_eigen(Index n, double* a, double* values, double* vectors) const {
       plain::symmetric_eigen(n, a, values, vectors);
     }
+    void pack_basis(Index size, const T* values, const PackedBasis& packed) const {
+      for (Index number = 0; number < PackedBasis::groups(size); ++number) packed.pack(number, size, values);
+    }
+    void unpack_basis(Index size, const PackedBasis& packed, T* values) const {
+      for (Index number = 0; number < PackedBasis::groups(size); ++number) packed.unpack(number, size, values);
+    }
 
     // --- project --------------------------------------------------------------------------------------------------
     /// P^T of a dense random projection.
@@ -153,17 +159,22 @@ class Reference {
     template <class Moments>
     void moments(const Plan& plan, const T* r, T* n_matrix, const MomentPointers<stored_t<Moments, T>>& state,
                  const StepCoefficients<T>& c, double* n_channel, double* r_channel) const {
-      for (Index j = 0; j < plan.kept; ++j) {
-        double n_sum = 0, r_sum = 0;
-        for (Index k = 0; k < plan.rank; ++k) {
-          const Index at = j * plan.rank + k;
-          const T value = r[at];
-          const T n = update_one<Moments>(value, at, state, c);
-          if (n_matrix != nullptr) n_matrix[at] = n;
-          n_sum += static_cast<double>(n) * static_cast<double>(n);
-          r_sum += static_cast<double>(value) * static_cast<double>(value);
+      if (n_channel != nullptr)
+        for (Index j = 0; j < plan.kept; ++j) n_channel[j] = r_channel[j] = 0;
+      const Index size = plan.moment_size();
+      for (Index at = 0; at < size; at += storage_block) {
+        const StorageRun run = flat_run(at, size);
+        T n[storage_block];
+        for (int i = 0; i < run.count; ++i) n[i] = r[at + i];
+        update_run<Moments>(run, n, state, c);
+        for (int i = 0; i < run.count; ++i) {
+          if (n_channel != nullptr) {
+            const Index j = (at + i) / plan.rank;
+            n_channel[j] += static_cast<double>(n[i]) * static_cast<double>(n[i]);
+            r_channel[j] += static_cast<double>(r[at + i]) * static_cast<double>(r[at + i]);
+          }
+          if (n_matrix != nullptr) n_matrix[at + i] = n[i];
         }
-        if (n_channel != nullptr) n_channel[j] = n_sum, r_channel[j] = r_sum;
       }
     }
     /// R = factor X, where nothing is projected.
@@ -217,109 +228,132 @@ class Reference {
     void moments_of_gradient(const Plan& plan, const MatrixView<const G>& x,
                              const MomentPointers<stored_t<Moments, T>>& state, const StepCoefficients<T>& c,
                              double* n_channel) const {
-      for (Index j = 0; j < plan.kept; ++j) {
-        double n_sum = 0;
-        for (Index s = 0; s < plan.removed; ++s) {
-          const T n =
-              update_one<Moments>(c.gradient_factor * static_cast<T>(x(j, s)), state_index(plan, j, s), state, c);
-          n_sum += static_cast<double>(n) * static_cast<double>(n);
-        }
-        n_channel[j] = n_sum;
-      }
+      for (Index j = 0; j < plan.kept; ++j) n_channel[j] = 0;
+      over_runs(plan, plan.state_order, [&](const StorageRun& run) {
+        T n[storage_block];
+        over_values(run, [&](Index j, Index s, int i) { n[i] = c.gradient_factor * static_cast<T>(x(j, s)); });
+        update_run<Moments>(run, n, state, c);
+        over_values(
+            run, [&](Index j, Index, int i) { n_channel[j] += static_cast<double>(n[i]) * static_cast<double>(n[i]); });
+      });
     }
 
     // --- apply ----------------------------------------------------------------------------------------------------
     /// W <- (W before - channel_step o X) after.
-    template <class Weights, class W, class G>
-    void apply(const Plan& plan, const MatrixView<W>& w, const MatrixView<const G>& x, const T* channel_step,
+    template <class Kept, class G>
+    void apply(const Plan& plan, const Kept& w, const MatrixView<const G>& x, const T* channel_step,
                const StepCoefficients<T>& c) const {
-      for (Index j = 0; j < plan.kept; ++j)
-        for (Index s = 0; s < plan.removed; ++s) {
-          const T value = c.decay_before * static_cast<T>(w(j, s)) - channel_step[j] * static_cast<T>(x(j, s));
-          Weights::store(c.decay_after * value, w(j, s));
-        }
+      change(plan, w, [&](Index j, Index s, T weight) {
+        const T value = c.decay_before * weight - channel_step[j] * static_cast<T>(x(j, s));
+        return c.decay_after * value;
+      });
     }
     /// W <- (W before - step C P) after.
-    template <class Weights, class W>
-    void apply_lift(const Plan& plan, const MatrixView<W>& w, const T* c_matrix, const DenseDirections<T>& p, T step,
+    template <class Kept>
+    void apply_lift(const Plan& plan, const Kept& w, const T* c_matrix, const DenseDirections<T>& p, T step,
                     const StepCoefficients<T>& c) const {
-      for (Index j = 0; j < plan.kept; ++j)
-        for (Index s = 0; s < plan.removed; ++s) {
-          double sum = 0;
-          for (Index k = 0; k < plan.rank; ++k)
-            sum += static_cast<double>(c_matrix[j * plan.rank + k]) * static_cast<double>(p.data[s * plan.rank + k]);
-          const T value = c.decay_before * static_cast<T>(w(j, s)) - step * static_cast<T>(sum);
-          Weights::store(c.decay_after * value, w(j, s));
-        }
+      change(plan, w, [&](Index j, Index s, T weight) {
+        const T value = c.decay_before * weight - step * lifted(plan, c_matrix, p, j, s);
+        return c.decay_after * value;
+      });
     }
-    template <class Weights, class W>
-    void apply_lift(const Plan& plan, const MatrixView<W>& w, const T* c_matrix, const SparseDirections& p, T step,
+    template <class Kept>
+    void apply_lift(const Plan& plan, const Kept& w, const T* c_matrix, const SparseDirections& p, T step,
                     const StepCoefficients<T>& c) const {
-      const T weight = step / static_cast<T>(__builtin_sqrt(static_cast<double>(p.nonzeros)));
-      for (Index j = 0; j < plan.kept; ++j)
-        for (Index s = 0; s < plan.removed; ++s) {
-          T sum = 0;
-          for (int h = 0; h < p.nonzeros; ++h) {
-            const T entry = c_matrix[j * plan.rank + p.bucket_of(h, s)];
-            sum += p.sign[h * plan.removed + s] != 0 ? -entry : entry;
-          }
-          const T value = c.decay_before * static_cast<T>(w(j, s)) - weight * sum;
-          Weights::store(c.decay_after * value, w(j, s));
+      const T scaled_step = step / static_cast<T>(__builtin_sqrt(static_cast<double>(p.nonzeros)));
+      change(plan, w, [&](Index j, Index s, T weight) {
+        T sum = 0;
+        for (int h = 0; h < p.nonzeros; ++h) {
+          const T entry = c_matrix[j * plan.rank + p.bucket_of(h, s)];
+          sum += p.sign[h * plan.removed + s] != 0 ? -entry : entry;
         }
+        const T value = c.decay_before * weight - scaled_step * sum;
+        return c.decay_after * value;
+      });
     }
 
     /// W <- (W before - step C P - channel_step o X) after.
-    template <class Weights, class W, class G>
-    void apply_lift(const Plan& plan, const MatrixView<W>& w, const T* c_matrix, const DenseDirections<T>& p, T step,
+    template <class Kept, class G>
+    void apply_lift(const Plan& plan, const Kept& w, const T* c_matrix, const DenseDirections<T>& p, T step,
                     const StepCoefficients<T>& c, const MatrixView<const G>& x, const T* channel_step) const {
-      for (Index j = 0; j < plan.kept; ++j)
-        for (Index s = 0; s < plan.removed; ++s) {
-          double sum = 0;
-          for (Index k = 0; k < plan.rank; ++k)
-            sum += static_cast<double>(c_matrix[j * plan.rank + k]) * static_cast<double>(p.data[s * plan.rank + k]);
-          const T update = step * static_cast<T>(sum) + channel_step[j] * static_cast<T>(x(j, s));
-          Weights::store(c.decay_after * (c.decay_before * static_cast<T>(w(j, s)) - update), w(j, s));
-        }
+      change(plan, w, [&](Index j, Index s, T weight) {
+        const T update = step * lifted(plan, c_matrix, p, j, s) + channel_step[j] * static_cast<T>(x(j, s));
+        return c.decay_after * (c.decay_before * weight - update);
+      });
     }
 
     /// Moments and apply in one pass, where nothing is projected and every element has its own step; times `channel_step` of
     /// its channel, or, where that is null, c.step.
-    template <class Moments, class Weights, class W, class G>
-    void update(const Plan& plan, const MatrixView<W>& w, const MatrixView<const G>& x,
+    template <class Moments, class Kept, class G>
+    void update(const Plan& plan, const Kept& w, const MatrixView<const G>& x,
                 const MomentPointers<stored_t<Moments, T>>& state, const StepCoefficients<T>& c,
                 const T* channel_step) const {
-      for (Index j = 0; j < plan.kept; ++j)
-        for (Index s = 0; s < plan.removed; ++s) {
+      over_runs(plan, plan.state_order, [&](const StorageRun& run) {
+        T weight[storage_block] = {}, n[storage_block];
+        weights::open(w, run, weight);
+        over_values(run, [&](Index j, Index s, int i) {
+          n[i] = c.gradient_factor * static_cast<T>(x(j, s)) + c.coupled_decay * weight[i];
+        });
+        update_run<Moments>(run, n, state, c);
+        over_values(run, [&](Index j, Index, int i) {
           const T step = channel_step != nullptr ? channel_step[j] : static_cast<T>(c.step);
-          const auto weight = static_cast<T>(w(j, s));
-          const T r = c.gradient_factor * static_cast<T>(x(j, s)) + c.coupled_decay * weight;
-          const T n = update_one<Moments>(r, state_index(plan, j, s), state, c);
-          Weights::store(c.decay_after * (c.decay_before * weight - step * n), w(j, s));
-        }
+          weight[i] = c.decay_after * (c.decay_before * weight[i] - step * n[i]);
+        });
+        weights::close(w, run, static_cast<const T*>(weight));
+      });
     }
 
    private:
-    static Index state_index(const Plan& plan, Index j, Index s) {
-      return plan.state_order == Order2D::row_major ? j * plan.removed + s : s * plan.kept + j;
+    /// Calls body(run) for all runs of a matrix in memory of this order.
+    template <class Body>
+    static void over_runs(const Plan& plan, Order2D order, Body&& body) {
+      for_storage_runs(order, plan.kept, plan.removed, 0, plan.kept, 0, plan.removed, body);
+    }
+    /// Calls body(j, s, i) for the values of a run, the i-th at (j, s).
+    template <class Body>
+    static void over_values(const StorageRun& run, Body&& body) {
+      run.parts([&](Index j, Index s, int count, int offset) {
+        const bool rows = run.order == Order2D::row_major;
+        for (int i = 0; i < count; ++i) body(rows ? j : j + i, rows ? s + i : s, offset + i);
+      });
     }
 
+    /// Every weight becomes new_value(j, s, weight).
+    template <class Kept, class Change>
+    static void change(const Plan& plan, const Kept& w, Change&& new_value) {
+      over_runs(plan, plan.order_of_x(), [&](const StorageRun& run) {
+        T values[storage_block] = {};
+        weights::open(w, run, values);
+        over_values(run, [&](Index j, Index s, int i) { values[i] = new_value(j, s, values[i]); });
+        weights::close(w, run, static_cast<const T*>(values));
+      });
+    }
+
+    /// (C P)_js
+    static T lifted(const Plan& plan, const T* c_matrix, const DenseDirections<T>& p, Index j, Index s) {
+      double sum = 0;
+      for (Index k = 0; k < plan.rank; ++k)
+        sum += static_cast<double>(c_matrix[j * plan.rank + k]) * static_cast<double>(p.data[s * plan.rank + k]);
+      return static_cast<T>(sum);
+    }
+
+    /// Moments of a run of R, which becomes N.
     template <class Moments>
-    static T update_one(T r, Index at, const MomentPointers<stored_t<Moments, T>>& state,
-                        const StepCoefficients<T>& c) {
+    static void update_run(const StorageRun& run, T* values, const MomentPointers<stored_t<Moments, T>>& state,
+                           const StepCoefficients<T>& c) {
       using Storage = MomentStorage<stored_t<Moments, T>, T>;
-      T value[2] = {0, 0};
-      for (int b = 0; b < Moments::buffers; ++b) {
-        T buffer = 0;
-        value[b] = *Storage::open(state.buffer[b] + at, &buffer, 1);
+      T buffer[2][storage_block];
+      T* opened[2] = {};
+      for (int b = 0; b < Moments::buffers; ++b) opened[b] = Storage::open(state.buffer[b], run, b, buffer[b]);
+      for (int i = 0; i < run.count; ++i) {
+        T value[2] = {0, 0};
+        for (int b = 0; b < Moments::buffers; ++b) value[b] = opened[b][i];
+        values[i] = Moments::update(values[i], value, c.moments);
+        for (int b = 0; b < Moments::buffers; ++b) opened[b][i] = value[b];
       }
-      const T n = Moments::update(r, value, c.moments);
-      for (int b = 0; b < Moments::buffers; ++b) {
-        T buffer = 0;
-        T* slot = Storage::open(state.buffer[b] + at, &buffer, 1);
-        *slot = value[b];
-        Storage::close(slot, state.buffer[b] + at, 1, c.rounding[b], at);
-      }
-      return n;
+      [[maybe_unused]] std::uint8_t random[Storage::stochastic ? rounding::bytes : 1] = {};
+      if constexpr (Storage::stochastic) rounding::draw(c.rounding, run.block(storage_block), random);
+      for (int b = 0; b < Moments::buffers; ++b) close_moments<Storage>(opened[b], state.buffer[b], run, b, random);
     }
   };
 };

@@ -23,6 +23,7 @@ enum class Skip : std::uint8_t {
   wrong_shape,    ///< W or G is not of the shape that was planned
   null_data,      ///< W or G has no memory
   overlap,        ///< W and G share memory
+  wrong_groups,   ///< W is of 8-bit groups whose size, ranges or strides cannot be, or moments were planned by columns
   no_workspace,   ///< the workspace was not reserved for this tensor
   not_reached,    ///< layer-wise stepping has not come to it yet
 };
@@ -35,6 +36,7 @@ constexpr const char* describe(Skip reason) {
     case Skip::no_projection: return "skipped: no projection was set";
     case Skip::wrong_shape: return "skipped: weight or gradient is not of the planned shape";
     case Skip::null_data: return "skipped: weight or gradient has no data";
+    case Skip::wrong_groups: return "skipped: the weight's 8-bit groups are not as they must be";
     case Skip::overlap: return "skipped: weight and gradient overlap";
     case Skip::no_workspace: return "skipped: the workspace is too small; call reserve()";
     case Skip::not_reached: return "skipped: not stepped in this tick";

@@ -55,6 +55,7 @@ struct Settings {
   ProjType proj_type = ProjType::std;
   SvdMethod svd = SvdMethod::subspace;
   OnRefresh on_refresh = OnRefresh::keep;
+  double similarity_threshold = 0.4;
   ChannelAxis channel_axis = ChannelAxis::longer;
   double limiter_gamma = 1.01;
   double limiter_floor = 0.5;
@@ -100,6 +101,7 @@ inline void check_settings(const Settings& s, std::string_view tensor) {
   check.at_least("weight_decay", s.weight_decay, 0);
   if (!s.scale.is_automatic) check.above("scale", s.scale.value, 0);
   if (s.update_proj_gap < 1) check.fail("update_proj_gap = " + text(s.update_proj_gap) + " must be at least 1");
+  check.above("similarity_threshold", s.similarity_threshold, 0);
   check.at_least("limiter_gamma", s.limiter_gamma, 1);
   if (!bits::finite(s.limiter_floor) || !(s.limiter_floor >= 0 && s.limiter_floor <= 1))
     check.fail("limiter_floor = " + text(s.limiter_floor) + " must be between 0 and 1");

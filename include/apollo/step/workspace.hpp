@@ -71,7 +71,7 @@ struct Scratch {
 
   T* r = nullptr;           ///< kept x rank: the projected gradient (factored moments: also the whole one), then N
   T* n = nullptr;           ///< kept x rank: N where R is needed beside it
-  T* directions = nullptr;  ///< removed x rank: P^T of a dense random projection
+  T* directions = nullptr;  ///< removed x rank: P^T of a dense random projection, or of a packed basis
   T* old_directions = nullptr;
   T* rotation = nullptr;
   T* row = nullptr;
@@ -101,7 +101,8 @@ struct Scratch {
       }
       if (Projection::Sketch::dense || rotates) scratch.directions = carver.take<T>(directions);
     }
-    if (rotates) {
+    if (packs_basis<Projection>) scratch.directions = carver.take<T>(directions);
+    if (rotates || packs_basis<Projection>) {
       scratch.old_directions = carver.take<T>(directions);
       scratch.rotation = carver.take<T>(plan.rank * plan.rank);
       scratch.row = carver.take<T>(plan.rank);
@@ -118,7 +119,7 @@ struct Scratch {
       scratch.column_factor = carver.take<T>(columns > plan.rank ? columns : plan.rank);
     }
     if (Policies::factored_gradient && Projection::projects) scratch.scaled_directions = carver.take<T>(directions);
-    if constexpr (std::is_same_v<Projection, SvdProjection>)
+    if constexpr (computes_basis<Projection>)
       scratch.basis = BasisScratch<T>::carve(carver, plan, settings.svd, scratch.r);
     scratch.backend = carver.take<std::byte>(backend_bytes);
     return scratch;

@@ -116,6 +116,10 @@ using arithmetic_t = std::conditional_t<std::is_same_v<std::remove_const_t<T>, d
 template <class T>
 inline constexpr const char* type_name = "?";
 template <>
+inline constexpr const char* type_name<std::uint8_t> = "uint8";
+template <>
+inline constexpr const char* type_name<std::uint16_t> = "uint16";
+template <>
 inline constexpr const char* type_name<float> = "float32";
 template <>
 inline constexpr const char* type_name<double> = "float64";

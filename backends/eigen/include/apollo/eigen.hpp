@@ -38,6 +38,16 @@ template <class... Overrides>
 using GaLoreAdafactor = apollo::GaLoreAdafactor<Overrides..., EigenBackend>;
 template <class... Overrides>
 using ColumnNormalizedSgd = apollo::ColumnNormalizedSgd<Overrides..., EigenBackend>;
+template <class... Overrides>
+using AdamW8bit = apollo::AdamW8bit<Overrides..., EigenBackend>;
+template <class... Overrides>
+using GaLore8bit = apollo::GaLore8bit<Overrides..., EigenBackend>;
+template <class... Overrides>
+using QApollo = apollo::QApollo<Overrides..., EigenBackend>;
+template <class... Overrides>
+using QApolloMini = apollo::QApolloMini<Overrides..., EigenBackend>;
+template <class... Overrides>
+using QGaLore = apollo::QGaLore<Overrides..., EigenBackend>;
 template <class... List>
 using StructuredOptimizer = apollo::StructuredOptimizer<List..., EigenBackend>;
 

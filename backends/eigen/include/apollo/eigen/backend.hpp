@@ -67,14 +67,14 @@ class EigenBackend {
 
   template <class T, class Policies>
   void prepare(Tools& tools, const Plan& plan, const Settings& settings) const {
-    if constexpr (std::is_same_v<typename Policies::Projection, SvdProjection>)
+    if constexpr (computes_basis<typename Policies::Projection>)
       tools.solver(BasisScratch<T>::gram_side(plan, settings.svd));
   }
 
   /// Bytes of what prepare() adds to empty tools.
   template <class T, class Policies>
   Index tools_bytes(const Plan& plan, const Settings& settings) const {
-    if constexpr (std::is_same_v<typename Policies::Projection, SvdProjection>)
+    if constexpr (computes_basis<typename Policies::Projection>)
       return SymmetricSolver<double>::bytes(BasisScratch<T>::gram_side(plan, settings.svd));
     return 0;
   }

@@ -9,25 +9,44 @@ namespace apollo {
 
 template <class T>
 struct EigenMoments {
-  /// Calls body(first, second) with `count` moments, number `at` and after in their buffers, opened to T.
+  /// Whether loops leave the square root of V in its place, for a storage that would take it again.
+  template <class Moments>
+  static constexpr bool leaves_roots = MomentStorage<stored_t<Moments, T>, T>::takes_roots;
+
+  /// Calls body(first, second) with the moments of a run, opened to T.
   template <class Moments, class Body>
-  static void with_moments(const MomentPointers<stored_t<Moments, T>>& state, Index at, int count,
+  static void with_moments(const MomentPointers<stored_t<Moments, T>>& state, const StorageRun& run,
                            const StepCoefficients<T>& c, Body&& body) {
     using Storage = MomentStorage<stored_t<Moments, T>, T>;
-    T buffer[2][Storage::in_place ? 1 : runs::length];
     T* opened[2] = {nullptr, nullptr};
-    for (int b = 0; b < Moments::buffers; ++b) opened[b] = Storage::open(state.buffer[b] + at, buffer[b], count);
-    body(opened[0], opened[1]);
-    for (int b = 0; b < Moments::buffers; ++b)
-      Storage::close(opened[b], state.buffer[b] + at, count, c.rounding[b], at);
+    if constexpr (Storage::in_place) {
+      for (int b = 0; b < Moments::buffers; ++b) opened[b] = state.buffer[b] + run.value();
+      body(opened[0], opened[1]);
+    } else {
+      T buffer[2][runs::length];
+      for (int b = 0; b < Moments::buffers; ++b) {
+        opened[b] = buffer[b];
+        simd::dispatch(
+            [&](auto kernels) { kernels.template open_moments<Storage>(state.buffer[b], run, b, buffer[b]); });
+      }
+      body(opened[0], opened[1]);
+      [[maybe_unused]] std::uint8_t random[Storage::stochastic ? rounding::bytes : 1] = {};
+      simd::dispatch([&](auto kernels) {
+        if constexpr (Storage::stochastic) kernels.draw_rounding(c.rounding, run.block(storage_block), random);
+        for (int b = 0; b < Moments::buffers; ++b)
+          kernels.template close_moments<Storage>(buffer[b], state.buffer[b], run, b, random);
+      });
+    }
   }
 
-  /// Moments of `count` values that are number `at` and after in their buffers. `n` may be `r`.
+  /// Moments of a run. `n` may be `r`.
   template <class Moments>
-  static void update(const T* r, T* n, const MomentPointers<stored_t<Moments, T>>& state, Index at, int count,
+  static void update(const T* r, T* n, const MomentPointers<stored_t<Moments, T>>& state, const StorageRun& run,
                      const StepCoefficients<T>& c) {
-    with_moments<Moments>(state, at, count, c, [&](T* first, T* second) {
-      simd::dispatch([&](auto kernels) { kernels.template moments<Moments>(r, n, first, second, count, c.moments); });
+    with_moments<Moments>(state, run, c, [&](T* first, T* second) {
+      simd::dispatch([&](auto kernels) {
+        kernels.template moments<Moments, leaves_roots<Moments>>(r, n, first, second, run.count, c.moments);
+      });
     });
   }
 

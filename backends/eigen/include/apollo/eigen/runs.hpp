@@ -34,32 +34,69 @@ APOLLO_INLINE T* open(W* weight, Index stride, int count, T* buffer) {
 }
 
 /// Stores a run of weights; nothing to do where they were changed in place.
-template <class Weights, class T, class W>
+template <class T, class W>
 APOLLO_INLINE void store(const T* values, W* to, Index stride, int count) {
   if constexpr (std::is_same_v<W, T>)
     if (values == to) return;
-  if constexpr (std::is_same_v<Weights, NativeWeights>)
-    if (stride == 1) return simd::dispatch([&](auto kernels) { kernels.narrow(values, to, count); });
-  for (int i = 0; i < count; ++i) Weights::store(values[i], to[i * stride]);
+  if (stride == 1) return simd::dispatch([&](auto kernels) { kernels.narrow(values, to, count); });
+  for (int i = 0; i < count; ++i) to[i * stride] = static_cast<W>(static_cast<arithmetic_t<W>>(values[i]));
 }
 
 /// Whether the loops change weights where they are, as they are stored, and read x likewise.
-template <class Weights, class T, class W, class X>
-inline constexpr bool direct = simd::readable<W, T>&& simd::readable<X, T> &&
-                               (std::is_same_v<W, T> || std::is_same_v<Weights, NativeWeights>);
+template <class T, class W, class X>
+inline constexpr bool direct = simd::readable<W, T>&& simd::readable<X, T>;
 
 /// Calls body(weights, values) for a run of weights that are to be changed by as many values, in place if that is possible, else
 /// through buffers.
-template <class Weights, class T, class W, class X, class Body>
+template <class T, class W, class X, class Body>
 APOLLO_INLINE void change(W* w, Index w_stride, const X* x, Index x_stride, int count, Body&& body) {
-  if constexpr (direct<Weights, T, W, X>)
+  if constexpr (direct<T, W, X>)
     if (w_stride == 1 && x_stride == 1) return body(w, x);
   T w_buffer[length], x_buffer[length];
   x_buffer[0] = 0;  // g++ does not know that a run has a first value
   T* values = open(w, w_stride, count, w_buffer);
   const T* from = load(x, x_stride, count, x_buffer);
   body(values, from);
-  store<Weights>(static_cast<const T*>(values), w, w_stride, count);
+  store(static_cast<const T*>(values), w, w_stride, count);
+}
+
+/// Fetches what follows `count` adjacent values, as many again: a run's storage is opened, worked on and closed in turn, and
+/// memory would wait meanwhile.
+template <class V>
+APOLLO_INLINE void prefetch_next(const V* values, int count) {
+  const auto* next = reinterpret_cast<const char*>(values + count);
+  const int size = count * static_cast<int>(sizeof(V));
+  for (int at = 0; at < size; at += 64) __builtin_prefetch(next + at);
+}
+
+/// Calls body(values) with a run of x, in place if the loops read it so, else in a buffer.
+template <class T, class X, class Body>
+APOLLO_INLINE void with_values(const X* x, Index stride, int count, Body&& body) {
+  if (stride == 1) prefetch_next(x, count);
+  if constexpr (simd::readable<X, T>)
+    if (stride == 1) return body(x);
+  T buffer[length];
+  body(load(x, stride, count, buffer));
+}
+
+/// Calls body(j, s, count, offset, values) for the parts of a storage run of weights, opened to T, and stores what it made of
+/// them.
+template <class T, class Kept, class Body>
+APOLLO_INLINE void change_parts(const Kept& w, const StorageRun& run, Body&& body) {
+  T values[length];
+  if constexpr (Kept::by_run) {
+    simd::dispatch([&](auto kernels) { kernels.open_weights(w, run, values); });
+    run.parts([&](Index j, Index s, int count, int offset) { body(j, s, count, offset, values + offset); });
+    simd::dispatch([&](auto kernels) { kernels.close_weights(w, run, static_cast<const T*>(values)); });
+  } else {
+    const Index stride = run.order == Order2D::row_major ? w.view.col_stride : w.view.row_stride;
+    run.parts([&](Index j, Index s, int count, int offset) {
+      if (stride == 1) prefetch_next(w.view.at(j, s), count);
+      T* opened = open(w.view.at(j, s), stride, count, values);
+      body(j, s, count, offset, opened);
+      store(static_cast<const T*>(opened), w.view.at(j, s), stride, count);
+    });
+  }
 }
 
 /// Sum of squares. Whoever finds the result not finite calls sum_squares_slowly.
@@ -96,11 +133,11 @@ APOLLO_INLINE bool in_place(const MatrixView<V>& view, Order2D order) {
 inline constexpr int length_in_place = 16384;
 
 /// The longest run that change() takes of these.
-template <class Weights, class T, class W, class X>
+template <class T, class W, class X>
 APOLLO_INLINE Index longest(const MatrixView<W>& w, const MatrixView<const X>& x, Order2D order) {
   const bool rows = order == Order2D::row_major;
   const bool adjacent = (rows ? w.col_stride : w.row_stride) == 1 && (rows ? x.col_stride : x.row_stride) == 1;
-  return direct<Weights, T, W, X> && adjacent ? length_in_place : length;
+  return direct<T, W, X> && adjacent ? length_in_place : length;
 }
 
 /// Visits a tile [begin, end) of channels of an oriented view in runs along `order`: body(j, s, count), where a run goes

@@ -38,6 +38,13 @@ class EigenSession {
     tools_.solver(n).compute(a, values, vectors);
   }
 
+  void pack_basis(Index size, const T* values, const PackedBasis& packed) const {
+    for_groups(size, [&](Index number) { packed.pack(number, size, values); });
+  }
+  void unpack_basis(Index size, const PackedBasis& packed, T* values) const {
+    for_groups(size, [&](Index number) { packed.unpack(number, size, values); });
+  }
+
   // --- project ----------------------------------------------------------------------------------------------------------
 
   template <class Sketch>
@@ -117,10 +124,10 @@ class EigenSession {
         for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j) n_channel[j] = r_channel[j] = 0;
       T buffer[runs::length];
       for (Index at = first; at < last; at += runs::length) {
-        const int count = static_cast<int>(last - at < runs::length ? last - at : runs::length);
+        const StorageRun run = flat_run(at, last);
         T* n = n_matrix != nullptr ? n_matrix + at : buffer;
-        Runs::template update<Moments>(r + at, n, state, at, count, c);
-        if (n_channel != nullptr) Runs::add_by_channel(plan.rank, at, count, n, r + at, n_channel, r_channel);
+        Runs::template update<Moments>(r + at, n, state, run, c);
+        if (n_channel != nullptr) Runs::add_by_channel(plan.rank, at, run.count, n, r + at, n_channel, r_channel);
       }
     });
   }
@@ -133,18 +140,22 @@ class EigenSession {
       for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j) n_channel[j] = 0;
       T x_buffer[runs::length], n[runs::length];
       const bool rows = plan.state_order == Order2D::row_major;
-      runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed, runs::length,
-                     [&](Index j, Index s, int count) {
-                       const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
-                       for (int i = 0; i < count; ++i) n[i] = c.gradient_factor * g[i];
-                       Runs::template update<Moments>(n, n, state, rows ? j * plan.removed + s : s * plan.kept + j,
-                                                      count, c);
-                       if (rows)
-                         n_channel[j] += runs::sum_squares(n, count);
-                       else
-                         for (int i = 0; i < count; ++i)
-                           n_channel[j + i] += static_cast<double>(n[i]) * static_cast<double>(n[i]);
-                     });
+      for_storage_runs(plan.state_order, plan.kept, plan.removed, plan.tile_begin(tile), plan.tile_end(tile), 0,
+                       plan.removed, [&](const StorageRun& run) {
+                         run.parts([&](Index j, Index s, int count, int offset) {
+                           const T* g = runs::load(x.at(j, s), rows ? x.col_stride : x.row_stride, count, x_buffer);
+                           for (int i = 0; i < count; ++i) n[offset + i] = c.gradient_factor * g[i];
+                         });
+                         Runs::template update<Moments>(n, n, state, run, c);
+                         run.parts([&](Index j, Index, int count, int offset) {
+                           const T* part = n + offset;
+                           if (rows)
+                             n_channel[j] += runs::sum_squares(part, count);
+                           else
+                             for (int i = 0; i < count; ++i)
+                               n_channel[j + i] += static_cast<double>(part[i]) * static_cast<double>(part[i]);
+                         });
+                       });
     });
   }
 
@@ -219,51 +230,61 @@ class EigenSession {
 
   // --- apply ------------------------------------------------------------------------------------------------------------
 
-  template <class Weights, class W, class G>
-  void apply(const Plan& plan, const MatrixView<W>& w, const MatrixView<const G>& x, const T* channel_step,
+  template <class Kept, class G>
+  void apply(const Plan& plan, const Kept& w, const MatrixView<const G>& x, const T* channel_step,
              const StepCoefficients<T>& c) const {
     // Every element is its own: lines of memory are walked as they lie, backwards, since the end of X is still in the cache.
-    const Order2D order = memory_order(w);
+    const Order2D order = Kept::by_run ? plan.order_of_x() : memory_order(w.view);
     const bool rows = order == Order2D::row_major;
     const Index lines = rows ? plan.kept : plan.removed, across = rows ? plan.removed : plan.kept;
-    const Index height = across < tile_elements ? tile_elements / across : 1;
-    const Index longest = runs::longest<Weights, T>(w, x, order);
+    Index height = across < tile_elements ? tile_elements / across : 1;
+    if (Kept::by_run && across < storage_block) height = tile_elements;  // joined lines are cut where runs begin
+    const Index x_stride = rows ? x.col_stride : x.row_stride;
     const Index tiles = (lines + height - 1) / height;
+    const auto change = [&](Index j, int count, auto* values, const auto* g) {
+      const simd::Apply<T> apply{c.decay_before, c.decay_after, channel_step[j]};
+      simd::dispatch([&](auto kernels) { kernels.apply(values, g, count, apply, rows ? nullptr : channel_step + j); });
+    };
     executor::for_tiles(pool_, tiles, [&](Index number, int) {
       const Index first = (tiles - 1 - number) * height, last = first + height < lines ? first + height : lines;
-      for (Index line = first; line < last; ++line)
-        for (Index at = 0; at < across; at += longest) {
-          const int count = static_cast<int>(across - at < longest ? across - at : longest);
-          const Index j = rows ? line : at, s = rows ? at : line;
-          const simd::Apply<T> apply{c.decay_before, c.decay_after, channel_step[j]};
-          runs::change<Weights, T>(w.at(j, s), rows ? w.col_stride : w.row_stride, x.at(j, s),
-                                   rows ? x.col_stride : x.row_stride, count, [&](auto* values, const auto* g) {
-                                     simd::dispatch([&](auto kernels) {
-                                       kernels.apply(values, g, count, apply, rows ? nullptr : channel_step + j);
-                                     });
-                                   });
-        }
+      if constexpr (Kept::by_run) {
+        for_storage_runs(order, plan.kept, plan.removed, rows ? first : 0, rows ? last : plan.kept, rows ? 0 : first,
+                         rows ? plan.removed : last, [&](const StorageRun& run) {
+                           runs::change_parts<T>(w, run, [&](Index j, Index s, int count, int, T* values) {
+                             runs::with_values<T>(x.at(j, s), x_stride, count,
+                                                  [&](const auto* g) { change(j, count, values, g); });
+                           });
+                         });
+      } else {
+        const Index longest = runs::longest<T>(w.view, x, order);
+        for (Index line = first; line < last; ++line)
+          for (Index at = 0; at < across; at += longest) {
+            const int count = static_cast<int>(across - at < longest ? across - at : longest);
+            const Index j = rows ? line : at, s = rows ? at : line;
+            runs::change<T>(w.view.at(j, s), rows ? w.view.col_stride : w.view.row_stride, x.at(j, s), x_stride, count,
+                            [&](auto* values, const auto* g) { change(j, count, values, g); });
+          }
+      }
     });
   }
 
-  template <class Weights, class W>
-  void apply_lift(const Plan& plan, const MatrixView<W>& w, const T* c_matrix, const DenseDirections<T>& p, T step,
+  template <class Kept>
+  void apply_lift(const Plan& plan, const Kept& w, const T* c_matrix, const DenseDirections<T>& p, T step,
                   const StepCoefficients<T>& c) const {
     const auto directions = row_major(p.data, plan.removed, plan.rank).transposed();
-    lift_by_slices<Weights>(plan, w, step, c,
-                            [&](Index j, Index rows, Index s, Index cols, T* slice, const auto& lane) {
-                              const auto out = row_major(slice, rows, cols);
-                              for (Index i = 0; i < out.size(); ++i) slice[i] = 0;
-                              gemm::add_product(row_major(c_matrix + j * plan.rank, rows, plan.rank),
-                                                directions.middle_cols(s, cols), out, T(1), lane.product);
-                            });
+    lift_by_slices(plan, w, step, c, [&](Index j, Index rows, Index s, Index cols, T* slice, const auto& lane) {
+      const auto out = row_major(slice, rows, cols);
+      for (Index i = 0; i < out.size(); ++i) slice[i] = 0;
+      gemm::add_product(row_major(c_matrix + j * plan.rank, rows, plan.rank), directions.middle_cols(s, cols), out,
+                        T(1), lane.product);
+    });
   }
 
-  template <class Weights, class W>
-  void apply_lift(const Plan& plan, const MatrixView<W>& w, const T* c_matrix, const SparseDirections& p, T step,
+  template <class Kept>
+  void apply_lift(const Plan& plan, const Kept& w, const T* c_matrix, const SparseDirections& p, T step,
                   const StepCoefficients<T>& c) const {
     const T weight = step / static_cast<T>(__builtin_sqrt(static_cast<double>(p.nonzeros)));
-    lift_by_slices<Weights>(plan, w, weight, c, [&](Index j, Index rows, Index s, Index cols, T* slice, const auto&) {
+    lift_by_slices(plan, w, weight, c, [&](Index j, Index rows, Index s, Index cols, T* slice, const auto&) {
       for (Index i = 0; i < rows; ++i)
         for (Index k = 0; k < cols; ++k) {
           const T* entries = c_matrix + (j + i) * plan.rank;
@@ -278,8 +299,8 @@ class EigenSession {
   }
 
   /// The lift and the scaled gradient in one pass over W: what is lifted meets X while it is in the cache.
-  template <class Weights, class W, class G>
-  void apply_lift(const Plan& plan, const MatrixView<W>& w, const T* c_matrix, const DenseDirections<T>& p, T step,
+  template <class Kept, class G>
+  void apply_lift(const Plan& plan, const Kept& w, const T* c_matrix, const DenseDirections<T>& p, T step,
                   const StepCoefficients<T>& c, const MatrixView<const G>& x, const T* channel_step) const {
     const auto directions = row_major(p.data, plan.removed, plan.rank).transposed();
     const bool by_row = memory_order(x) == Order2D::row_major;
@@ -298,41 +319,65 @@ class EigenSession {
       gemm::add_product(row_major(c_matrix + j * plan.rank, rows, plan.rank), directions.middle_cols(s, cols), out,
                         step, lane.product);
     };
-    lift_by_slices<Weights>(plan, w, T(1), c, fill);
+    lift_by_slices(plan, w, T(1), c, fill);
   }
 
   /// Cost with fp32 throughout: 28 bytes an element for Adam (read G, M, V, W; write M, V, W).
-  template <class Moments, class Weights, class W, class G>
-  void update(const Plan& plan, const MatrixView<W>& w, const MatrixView<const G>& x,
+  template <class Moments, class Kept, class G>
+  void update(const Plan& plan, const Kept& w, const MatrixView<const G>& x,
               const MomentPointers<stored_t<Moments, T>>& state, const StepCoefficients<T>& c,
               const T* channel_step) const {
-    const bool rows = plan.state_order == Order2D::row_major;
+    const Order2D order = plan.state_order;
+    const bool rows = order == Order2D::row_major;
     const bool by_channel = channel_step != nullptr;
-    const Index longest = MomentStorage<stored_t<Moments, T>, T>::in_place
-                              ? runs::longest<Weights, T>(w, x, plan.state_order)
-                              : runs::length;
+    const Index x_stride = rows ? x.col_stride : x.row_stride;
+    const auto change = [&](Index j, int count, auto* values, const auto* g, T* first, T* second) {
+      const simd::Apply<T> apply{c.decay_before, c.decay_after, by_channel ? channel_step[j] : static_cast<T>(c.step)};
+      const T* steps = by_channel && !rows ? channel_step + j : nullptr;
+      simd::dispatch([&](auto kernels) {
+        kernels.template update<Moments, Runs::template leaves_roots<Moments>>(values, g, first, second, count, c,
+                                                                               apply, steps);
+      });
+    };
     executor::for_tiles(pool_, plan.tiles, [&](Index number, int) {
       const Index tile = plan.tiles - 1 - number;  // backwards: the guard has left the end of X in the cache
-      runs::for_runs(plan.state_order, plan.tile_begin(tile), plan.tile_end(tile), plan.removed, longest,
-                     [&](Index j, Index s, int count) {
-                       const T step = by_channel ? channel_step[j] : static_cast<T>(c.step);
-                       const simd::Apply<T> apply{c.decay_before, c.decay_after, step};
-                       const T* steps = by_channel && !rows ? channel_step + j : nullptr;
-                       const Index at = rows ? j * plan.removed + s : s * plan.kept + j;
-                       runs::change<Weights, T>(
-                           w.at(j, s), rows ? w.col_stride : w.row_stride, x.at(j, s),
-                           rows ? x.col_stride : x.row_stride, count, [&](auto* values, const auto* g) {
-                             Runs::template with_moments<Moments>(state, at, count, c, [&](T* first, T* second) {
-                               simd::dispatch([&](auto kernels) {
-                                 kernels.template update<Moments>(values, g, first, second, count, c, apply, steps);
-                               });
-                             });
-                           });
-                     });
+      const Index begin = plan.tile_begin(tile), end = plan.tile_end(tile);
+      if constexpr (!MomentStorage<stored_t<Moments, T>, T>::in_place || Kept::by_run) {
+        for_storage_runs(order, plan.kept, plan.removed, begin, end, 0, plan.removed, [&](const StorageRun& run) {
+          Runs::template with_moments<Moments>(state, run, c, [&](T* first, T* second) {
+            runs::change_parts<T>(w, run, [&](Index j, Index s, int count, int offset, auto* values) {
+              runs::with_values<T>(x.at(j, s), x_stride, count, [&](const auto* g) {
+                change(j, count, values, g, first == nullptr ? first : first + offset,
+                       second == nullptr ? second : second + offset);
+              });
+            });
+          });
+        });
+      } else {
+        runs::for_runs(
+            order, begin, end, plan.removed, runs::longest<T>(w.view, x, order), [&](Index j, Index s, int count) {
+              const Index at = rows ? j * plan.removed + s : s * plan.kept + j;
+              const auto moment = [&](int b) { return b < Moments::buffers ? state.buffer[b] + at : nullptr; };
+              runs::change<T>(w.view.at(j, s), rows ? w.view.col_stride : w.view.row_stride, x.at(j, s), x_stride,
+                              count,
+                              [&](auto* values, const auto* g) { change(j, count, values, g, moment(0), moment(1)); });
+            });
+      }
     });
   }
 
  private:
+  /// Calls body(number) for all groups of a packed basis, 64 of them a tile.
+  template <class Body>
+  void for_groups(Index size, Body&& body) const {
+    constexpr Index at_once = 64;
+    const Index groups = PackedBasis::groups(size);
+    executor::for_tiles(pool_, (groups + at_once - 1) / at_once, [&](Index tile, int) {
+      const Index last = (tile + 1) * at_once < groups ? (tile + 1) * at_once : groups;
+      for (Index number = tile * at_once; number < last; ++number) body(number);
+    });
+  }
+
   /// Runs body(begin, end, lane) for every tile of channels and adds the summaries in order of tiles.
   template <class Body>
   GradientSummary over_tiles(const Plan& plan, Body&& body) const {
@@ -370,31 +415,28 @@ class EigenSession {
   }
 
   /// W <- (W before - step U) after, U made slice by slice of at most 256 columns by fill(j, rows, s, cols, slice, lane).
-  template <class Weights, class W, class Fill>
-  void lift_by_slices(const Plan& plan, const MatrixView<W>& w, T step, const StepCoefficients<T>& c,
-                      Fill&& fill) const {
+  template <class Kept, class Fill>
+  void lift_by_slices(const Plan& plan, const Kept& w, T step, const StepCoefficients<T>& c, Fill&& fill) const {
     executor::for_tiles(pool_, plan.tiles, [&](Index tile, int number) {
       const auto lane = scratch_.lane(plan, number);
       const Index begin = plan.tile_begin(tile), rows = plan.tile_end(tile) - begin;
       const simd::Apply<T> apply{c.decay_before, c.decay_after, step};
-      T buffer[runs::length], u_buffer[runs::length];
+      const Order2D order = plan.order_of_x();
+      const bool by_row = order == Order2D::row_major;
       for (Index s = 0; s < plan.removed; s += runs::length) {
         const Index cols = plan.removed - s < runs::length ? plan.removed - s : runs::length;
         fill(begin, rows, s, cols, lane.rows, lane);
-        const bool by_row = memory_order(w) == Order2D::row_major;
         const auto u = row_major(static_cast<const T*>(lane.rows), rows, cols);
-        const auto target = w.middle_rows(begin, rows).middle_cols(s, cols);
-        runs::for_runs(by_row ? Order2D::row_major : Order2D::column_major, 0, rows, cols, runs::length,
-                       [&](Index j, Index k, int count) {
-                         const Index stride = by_row ? w.col_stride : w.row_stride;
-                         const Index u_stride = by_row ? 1 : cols;
-                         T* values = runs::open(target.at(j, k), stride, count, buffer);
-                         const T* from = runs::load(u.at(j, k), u_stride, count, u_buffer);
-                         simd::dispatch([&](auto kernels) {
-                           kernels.apply(values, from, count, apply, static_cast<const T*>(nullptr));
-                         });
-                         runs::store<Weights>(values, target.at(j, k), stride, count);
-                       });
+        const auto change = [&](Index j, Index k, int count, T* values) {
+          runs::with_values<T>(u.at(j - begin, k - s), by_row ? 1 : cols, count, [&](const T* from) {
+            simd::dispatch(
+                [&](auto kernels) { kernels.apply(values, from, count, apply, static_cast<const T*>(nullptr)); });
+          });
+        };
+        for_storage_runs(order, plan.kept, plan.removed, begin, begin + rows, s, s + cols, [&](const StorageRun& run) {
+          runs::change_parts<T>(w, run,
+                                [&](Index j, Index k, int count, int, T* values) { change(j, k, count, values); });
+        });
       }
     });
   }

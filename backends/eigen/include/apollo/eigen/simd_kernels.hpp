@@ -5,23 +5,24 @@
 #if !defined(APOLLO_ISA)
 #include <apollo/eigen/simd.hpp>
 #else
-#include <apollo/eigen/simd_lines.hpp>
+#include <apollo/eigen/simd_storage.hpp>
 
 namespace apollo::simd::APOLLO_ISA_NAMESPACE {
 
 /// All loops but those of products.
-struct Kernels : Lines {
+struct Kernels : Storages {
   // --- moments and steps ------------------------------------------------------------------------------------------------
 
-  /// Updates `count` moments by r and writes N; n may be r.
-  template <class Moments, class T>
+  /// Updates `count` moments by r and writes N; n may be r. The second becomes its square root where `leaves_roots`.
+  template <class Moments, bool leaves_roots = false, class T>
   APOLLO_KERNEL void moments(const T* r, T* n, T* first, T* second, int count, const MomentCoefficients<T>& given) {
     const MomentCoefficients<T> c = given;
     T in[chunk], out[chunk], m[chunk], v[chunk];
     for (int i = 0; i < count; i += chunk) {
       const int rest = count - i;
-      moments_chunk<Moments>(open(r + i, in, rest), rest < chunk ? out : n + i, open_if<Moments, 1>(first, i, m, rest),
-                             open_if<Moments, 2>(second, i, v, rest), c);
+      moments_chunk<Moments, leaves_roots>(open(r + i, in, rest), rest < chunk ? out : n + i,
+                                           open_if<Moments, 1>(first, i, m, rest),
+                                           open_if<Moments, 2>(second, i, v, rest), c);
       if (rest >= chunk) continue;
       copy(out, n + i, rest);
       close_if<Moments, 1>(m, first, i, rest);
@@ -30,7 +31,7 @@ struct Kernels : Lines {
   }
 
   /// Moments and apply in one pass over `count` weights. `steps`, if there, has a step for each; else a.step is everybody's.
-  template <class Moments, class T, class W, class G>
+  template <class Moments, bool leaves_roots = false, class T, class W, class G>
   APOLLO_KERNEL void update(W* w, const G* g, T* first, T* second, int count, const StepCoefficients<T>& given,
                             const Apply<T>& apply, const T* steps) {
     const MomentCoefficients<T> c = given.moments;
@@ -39,9 +40,10 @@ struct Kernels : Lines {
     T weight[chunk], gradient[chunk], m[chunk], v[chunk], step[chunk];
     for (int i = 0; i < count; i += chunk) {
       const int rest = count - i;
-      update_chunk<Moments>(open(w + i, weight, rest), open(g + i, gradient, rest),
-                            open_if<Moments, 1>(first, i, m, rest), open_if<Moments, 2>(second, i, v, rest), c, a,
-                            factor, coupled, steps == nullptr ? steps : open(steps + i, step, rest));
+      update_chunk<Moments, leaves_roots>(open(w + i, weight, rest), open(g + i, gradient, rest),
+                                          open_if<Moments, 1>(first, i, m, rest),
+                                          open_if<Moments, 2>(second, i, v, rest), c, a, factor, coupled,
+                                          steps == nullptr ? steps : open(steps + i, step, rest));
       close(weight, w + i, rest);
       if (rest >= chunk) continue;
       close_if<Moments, 1>(m, first, i, rest);
@@ -207,9 +209,28 @@ struct Kernels : Lines {
     for (int i = 0; i < chunk; ++i) n[i] = Moments::normalise(first[i], root[i], c);
   }
 
-  template <class Moments, class T>
+  /// The same, and V becomes its root. For moments that are stored in few bits: roots and quotients have an error of 3e-7.
+  template <class Moments>
+  APOLLO_PART void normalise_nearly(float* APOLLO_RESTRICT n, const float* APOLLO_RESTRICT first,
+                                    float* APOLLO_RESTRICT second, const MomentCoefficients<float>& c) {
+    using Loose = typename Vector<float, lanes<float>>::Loose;
+    for (int i = 0; i < chunk; i += lanes<float>) {
+      const Floats m = *reinterpret_cast<const Loose*>(first + i), v = *reinterpret_cast<const Loose*>(second + i);
+      Floats root, below, inverse;
+      roots_nearly(v, root);
+      Moments::denominator(root, c, below);
+      reciprocals_nearly(below, inverse);
+      *reinterpret_cast<Loose*>(second + i) = root;
+      *reinterpret_cast<Loose*>(n + i) = c.first_factor * m * inverse;
+    }
+  }
+
+  template <class Moments, bool leaves_roots, class T>
   APOLLO_PART void moments_chunk(const T* r, T* n, T* first, T* second, const MomentCoefficients<T>& c) {
-    if constexpr (takes_root<Moments>) {
+    if constexpr (leaves_roots && sizeof(T) == 4) {
+      accumulate_chunk<Moments>(r, first, second, c);
+      normalise_nearly<Moments>(n, first, second, c);
+    } else if constexpr (takes_root<Moments>) {
       T root[chunk];
       accumulate_chunk<Moments>(r, first, second, c);
       roots_chunk(second, root);
@@ -245,12 +266,12 @@ struct Kernels : Lines {
       for (int i = 0; i < chunk; ++i) r[i] = factor * g[i] + coupled * w[i];
   }
 
-  template <class Moments, class T>
+  template <class Moments, bool leaves_roots, class T>
   APOLLO_PART void update_chunk(T* w, const T* g, T* first, T* second, const MomentCoefficients<T>& c,
                                 const Apply<T>& a, T factor, T coupled, const T* steps) {
     T r[chunk], n[chunk];
     scale_chunk(g, w, r, factor, coupled);
-    moments_chunk<Moments>(r, n, first, second, c);
+    moments_chunk<Moments, leaves_roots>(r, n, first, second, c);
     apply_chunk(w, n, a, steps);
   }
 };

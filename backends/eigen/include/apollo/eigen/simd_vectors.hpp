@@ -19,6 +19,10 @@ struct Vectors {
   template <class T>
   static constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
 
+  using Words = typename Vector<std::uint32_t, lanes<float>>::Type;
+  using LooseWords = typename Vector<std::uint32_t, lanes<float>>::Loose;
+  using Floats = typename Vector<float, lanes<float>>::Type;
+
   /// A vector of stored values in arithmetic of T, by reference: wide vectors that are returned change the ABI.
   template <class T, int width, class V>
   APOLLO_PART void widen(const V* from, typename Vector<T, width>::Type& to) {
@@ -58,6 +62,35 @@ struct Vectors {
 #endif
   }
 
+  /// Square roots and reciprocals from the processor's estimates and a step of Newton's. Error: 3e-7; 0 for what is not normal.
+  APOLLO_PART void roots_nearly(const Floats& x, Floats& y) {
+#if !APOLLO_X86_DISPATCH || APOLLO_ISA == 0
+    roots<float>(x, y);
+#else
+    Floats e;
+#if APOLLO_ISA == 512
+    asm("vrsqrt14ps {%1, %0|%0, %1}" : "=v"(e) : "v"(x));
+#else
+    asm("vrsqrtps {%1, %0|%0, %1}" : "=x"(e) : "x"(x));
+#endif
+    const Floats root = x * e;
+    y = x >= 0x1p-126f ? root + 0.5f * root * (1.0f - root * e) : Floats{};
+#endif
+  }
+  APOLLO_PART void reciprocals_nearly(const Floats& x, Floats& y) {
+#if !APOLLO_X86_DISPATCH || APOLLO_ISA == 0
+    y = 1.0f / x;
+#else
+    Floats e;
+#if APOLLO_ISA == 512
+    asm("vrcp14ps {%1, %0|%0, %1}" : "=v"(e) : "v"(x));
+#else
+    asm("vrcpps {%1, %0|%0, %1}" : "=x"(e) : "x"(x));
+#endif
+    y = e + e * (1.0f - x * e);
+#endif
+  }
+
   /// The sum of a vector's values, half to half.
   template <class T, int width>
   APOLLO_PART T total(const typename Vector<T, width>::Type& values) {
@@ -76,10 +109,6 @@ struct Vectors {
   template <class V>
   static constexpr bool in_pairs =
       std::is_same_v<std::remove_const_t<V>, bfloat16>&& std::endian::native == std::endian::little;
-
-  using Words = typename Vector<std::uint32_t, lanes<float>>::Type;
-  using LooseWords = typename Vector<std::uint32_t, lanes<float>>::Loose;
-  using Floats = typename Vector<float, lanes<float>>::Type;
 
   /// Rounds to bfloat16 in the upper 16 bits, as bits::to_bfloat16; the lower ones are left as they come.
   APOLLO_PART void round_to_bfloat16(const Floats& value, Words& rounded) {

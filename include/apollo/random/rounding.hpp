@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The random bits of stochastic rounding: 16 for each value of a storage run, at the price of 8.
+#pragma once
+
+#include <apollo/random/stream.hpp>
+#include <apollo/tensor/blocks.hpp>
+
+namespace apollo::rounding {
+
+/// Random bytes of run number `run`, one more than it has values: byte b is byte b & 3 of word (b >> 6) & 3 of Philox block
+/// 16 run + ((b >> 2) & 15), in the order in which 16 blocks drawn side by side lie in vectors; the last is the first again.
+inline constexpr int bytes = storage_block + 1;
+
+/// Cost: one block for 16 values.
+APOLLO_INLINE void draw(const RandomStream& stream, Index run, std::uint8_t* random) {
+  constexpr int lanes = 16;
+  std::uint32_t words[4][lanes];
+  for (int i = 0; i < lanes; ++i) {
+    const PhiloxCounter position = stream.position(static_cast<std::uint64_t>(lanes * run + i));
+    for (int k = 0; k < 4; ++k) words[k][i] = position.word[k];
+  }
+  philox<lanes>(words, stream.key());
+  for (int k = 0; k < 4; ++k)
+    for (int i = 0; i < lanes; ++i)
+      for (int b = 0; b < 4; ++b) random[4 * (k * lanes + i) + b] = static_cast<std::uint8_t>(words[k][i] >> 8 * b);
+  random[storage_block] = random[0];
+}
+
+/// The 16 bits of value i: a byte of its own above one that it shares with its neighbour, where that one is the upper. So
+/// each value's are uniform, and what decides between neighbours nearly always is not shared.
+APOLLO_INLINE std::uint16_t bits_of(const std::uint8_t* random, int i) {
+  return static_cast<std::uint16_t>(random[i] | random[i + 1] << 8);
+}
+
+/// Rounds to nearest.
+inline constexpr std::uint16_t half = 0x8000u;
+
+/// The whole number below x + bits / 65536, cut off at 0 and 255. `scaled` is 65536 x; a NaN gives 0.
+APOLLO_INLINE std::int32_t code(float scaled, std::uint16_t bits) {
+  constexpr float most = 255.0f * 65536.0f;
+  const float bounded = scaled > -65536.0f ? scaled : -65536.0f;
+  const auto fixed = static_cast<std::int32_t>(bounded < most ? bounded : most) + bits;
+  return (fixed > 0 ? fixed : 0) >> 16;
+}
+
+}  // namespace apollo::rounding
