@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include <apollo/tensor/blocks.hpp>
+
 #include "parallel.hpp"
 
 namespace llama {
@@ -72,10 +74,11 @@ struct Parameter {
   std::string name;
   Kind kind = Kind::matrix;
   Index rows = 0, cols = 0;
-  std::size_t unit = 0;   ///< 0 is the embedding, 1 + l layer l, the last the final norm and the head
-  Index offset = 0;       ///< of its first element in the unit
-  bool residual = false;  ///< a projection back into the residual stream
-  bool by_head = false;   ///< rows come in heads whose gradients differ in size: queries and keys
+  std::size_t unit = 0;    ///< 0 is the embedding, 1 + l layer l, the last the final norm and the head
+  Index offset = 0;        ///< of its first element in the unit
+  std::size_t number = 0;  ///< in the list
+  bool residual = false;   ///< a projection back into the residual stream
+  bool by_head = false;    ///< rows come in heads whose gradients differ in size: queries and keys
   Index size() const { return rows * cols; }
 };
 
@@ -95,14 +98,20 @@ inline void check(const Config& c) {
                                 std::to_string(2 * c.heads) + ", since rotary embeddings turn pairs");
 }
 
-/// Every parameter, unit by unit. Within a layer q, k, v follow each other, and so do gate and up: one product serves each row.
+/// Places of a layer's parameters among its own. Norms come first, for they are all of a unit that is always kept in
+/// floats. q, k, v follow each other, and so do gate and up: one product serves each row.
+namespace part {
+inline constexpr std::size_t attention_norm = 0, mlp_norm = 1, q = 2, output = 5, gate = 6, down = 8, count = 9;
+}
+
+/// Every parameter, unit by unit.
 inline std::vector<Parameter> parameters_of(const Config& c) {
   check(c);
   std::vector<Parameter> list;
   Index offset = 0;
   std::size_t unit = 0;
   const auto add = [&](const std::string& name, Kind kind, Index rows, Index cols, bool residual = false) {
-    list.push_back({name, kind, rows, cols, unit, offset, residual, false});
+    list.push_back({name, kind, rows, cols, unit, offset, list.size(), residual, false});
     offset += rows * cols;
   };
   add("model.embed_tokens.weight", Kind::embedding, c.vocabulary, c.hidden);
@@ -110,12 +119,12 @@ inline std::vector<Parameter> parameters_of(const Config& c) {
     ++unit, offset = 0;
     const std::string layer = "model.layers." + std::to_string(l) + ".";
     add(layer + "input_layernorm.weight", Kind::norm, 1, c.hidden);
+    add(layer + "post_attention_layernorm.weight", Kind::norm, 1, c.hidden);
     for (const char* name : {"q", "k", "v"}) {
       add(layer + "self_attn." + name + "_proj.weight", Kind::matrix, c.hidden, c.hidden);
       list.back().by_head = *name != 'v';
     }
     add(layer + "self_attn.o_proj.weight", Kind::matrix, c.hidden, c.hidden, true);
-    add(layer + "post_attention_layernorm.weight", Kind::norm, 1, c.hidden);
     for (const char* name : {"gate", "up"})
       add(layer + "mlp." + name + "_proj.weight", Kind::matrix, c.intermediate, c.hidden);
     add(layer + "mlp.down_proj.weight", Kind::matrix, c.hidden, c.intermediate, true);
@@ -132,22 +141,38 @@ inline Index parameter_count(const Config& c) {
   return count;
 }
 
-/// A layer's arrays, laid over the memory of its unit: weights and gradients alike.
+/// How a model keeps its weights. int8: matrices, embedding and head as apollo::Int8Matrix, norms as floats.
+enum class WeightType : std::uint8_t { fp32, int8 };
+inline constexpr Index int8_group = 128;  ///< values that share a minimum and a scale
+
+inline const char* text_of(WeightType type) { return type == WeightType::int8 ? "int8" : "fp32"; }
+
+inline bool is_int8(const Parameter& p, WeightType type) { return type == WeightType::int8 && p.kind != Kind::norm; }
+
+/// Bytes of a model's weights; of int8 codes and of the 8 bytes for the range of each group.
+inline Index weight_bytes(const Config& c, WeightType type) {
+  Index bytes = 0;
+  for (const Parameter& p : parameters_of(c))
+    bytes +=
+        is_int8(p, type) ? p.size() + 8 * apollo::BlockedLines::of(p.rows, p.cols).count(int8_group) : 4 * p.size();
+  return bytes;
+}
+
+/// A layer's gradients, laid over the memory of its unit.
 template <class Scalar>
-struct LayerArrays {
-  VectorView<Scalar> attention_norm;
+struct LayerGradients {
+  VectorView<Scalar> attention_norm, mlp_norm;
   View<Scalar> qkv;  // 3 hidden x hidden
   View<Scalar> output;
-  VectorView<Scalar> mlp_norm;
   View<Scalar> gate_up;  // 2 intermediate x hidden
   View<Scalar> down;     // hidden x intermediate
 
-  LayerArrays(const Config& c, Scalar* at)
+  LayerGradients(const Config& c, Scalar* at)
       : attention_norm(at, c.hidden),
+        mlp_norm(at += c.hidden, c.hidden),
         qkv(view(at += c.hidden, 3 * c.hidden, c.hidden)),
         output(view(at += 3 * c.hidden * c.hidden, c.hidden, c.hidden)),
-        mlp_norm(at += c.hidden * c.hidden, c.hidden),
-        gate_up(view(at += c.hidden, 2 * c.intermediate, c.hidden)),
+        gate_up(view(at += c.hidden * c.hidden, 2 * c.intermediate, c.hidden)),
         down(view(at += 2 * c.intermediate * c.hidden, c.hidden, c.intermediate)) {}
 };
 

@@ -52,6 +52,7 @@ struct Flags {
   llama::Index final_windows = 0;     // 0: all
   std::int64_t checkpoint_every = 0;  // 0: at the end
   std::int64_t stop_after = 0;        // 0: never
+  bool no_checkpoint = false;
   bool resume = false;
   bool overwrite = false;
   bool no_tables = false;
@@ -118,7 +119,7 @@ bool train(const TrainerSettings& settings, const Flags& flags, const llama::Tex
       if (flags.checkpoint_every > 0 && row.step % flags.checkpoint_every == 0 && !last) trainer.save(folder);
     }
     progress.end();
-    trainer.save(folder);
+    if (!flags.no_checkpoint) trainer.save(folder);
   }
   llama::write_log((folder / "log.csv").string(), trainer.log());
   if (!trainer.finished()) return false;
@@ -159,10 +160,11 @@ std::vector<TrainerSettings> combinations(const Flags& flags) {
 
 std::string title_of(const TrainerSettings& s, const Flags& flags, const llama::Text& text) {
   std::string title = "LLaMA " + llama::model_name(flags.preset, s.model) + ", " +
-                      std::to_string(llama::parameter_count(s.model)) + " parameters, " + std::to_string(s.steps) +
-                      " steps of " + std::to_string(s.accumulate * s.batch) + " x " + std::to_string(s.sequence) +
-                      " tokens of " + fs::path(flags.text).filename().string() + " (" + std::to_string(text.size()) +
-                      " bytes), ";
+                      std::to_string(llama::parameter_count(s.model)) + " parameters, " + llama::text_of(s.weights) +
+                      " weights of " + std::to_string(llama::weight_bytes(s.model, s.weights)) + " bytes, " +
+                      std::to_string(s.steps) + " steps of " + std::to_string(s.accumulate * s.batch) + " x " +
+                      std::to_string(s.sequence) + " tokens of " + fs::path(flags.text).filename().string() + " (" +
+                      std::to_string(text.size()) + " bytes), ";
   title += flags.seeds == 1 ? "seed " + std::to_string(s.seed) : std::to_string(flags.seeds) + " seeds";
   return title + ", " + std::to_string(s.threads) + (s.threads == 1 ? " thread" : " threads") + ", products by " +
          llama::products_by;
@@ -192,7 +194,10 @@ int compare(const Flags& flags) {
     std::printf("logs, summary.md and plots are in %s\n", flags.results.c_str());
   }
   if (complete && interrupted == 0) return 0;
-  std::printf("stopped before the end; --resume goes on from the checkpoints in %s\n", flags.results.c_str());
+  if (flags.no_checkpoint)
+    std::printf("stopped before the end, without a checkpoint\n");
+  else
+    std::printf("stopped before the end; --resume goes on from the checkpoints in %s\n", flags.results.c_str());
   return interrupted != 0 ? 130 : 0;
 }
 
@@ -219,6 +224,14 @@ void add_model_flags(CLI::App& app, Flags& flags) {
   app.add_option("--heads", model.heads)->trigger_on_parse();
   app.add_option("--intermediate", model.intermediate, "width of SwiGLU")->trigger_on_parse();
   app.add_flag("--tied", model.tied, "the head is the embedding");
+  app.add_option_function<std::string>(
+         "--weights",
+         [&flags](const std::string& type) {
+           flags.settings.weights = type == "int8" ? llama::WeightType::int8 : llama::WeightType::fp32;
+         },
+         "fp32, or int8: all but the norms as 8-bit codes in groups of 128")
+      ->check(CLI::IsMember({"fp32", "int8"}))
+      ->default_str("fp32");
 }
 
 void add_training_flags(CLI::App& app, Flags& flags) {
@@ -259,7 +272,10 @@ void add_training_flags(CLI::App& app, Flags& flags) {
   app.add_option("--batch", s.batch, "sequences at a time")->capture_default_str();
   app.add_option("--sequence", s.sequence, "tokens in each")->capture_default_str();
   app.add_option("--accumulate", s.accumulate, "batches in a step")->capture_default_str();
+  app.add_flag("--one-batch", s.one_batch, "every step trains on the data of the first: does its loss fall?");
   app.add_flag("--layerwise", s.layerwise, "step inside the backward pass, with the gradients of one layer in memory");
+  app.add_flag("--recompute", s.recompute,
+               "activations once more in the backward pass, with those of one layer in memory");
   app.add_option("--seed", s.seed, "of weights, data order and projections")->capture_default_str();
   app.add_option("--seeds", flags.seeds, "so many, from --seed on")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--threads", s.threads, "the results do not depend on them")->capture_default_str();
@@ -284,10 +300,12 @@ void add_output_flags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--final-windows", flags.final_windows, "windows scored at the end (default: all)")
       ->check(CLI::PositiveNumber);
-  app.add_option("--checkpoint-every", flags.checkpoint_every, "steps (default: only at the end or on Ctrl-C)")
-      ->check(CLI::PositiveNumber);
+  CLI::Option* every =
+      app.add_option("--checkpoint-every", flags.checkpoint_every, "steps (default: only at the end or on Ctrl-C)")
+          ->check(CLI::PositiveNumber);
   app.add_option("--stop-after", flags.stop_after, "leave off at this step, with a checkpoint")
       ->check(CLI::PositiveNumber);
+  app.add_flag("--no-checkpoint", flags.no_checkpoint, "none, not at the end either")->excludes(every);
   app.add_flag("--resume", flags.resume, "go on from the newest checkpoint of each run");
   app.add_flag("--overwrite", flags.overwrite, "start again where a run did not end");
   app.add_flag("--no-tables", flags.no_tables,
@@ -318,9 +336,11 @@ int main(int argc, char** argv) {
   try {
     return compare(flags);
   } catch (const std::bad_alloc&) {
-    const double values = static_cast<double>(llama::parameter_count(flags.settings.model));
-    std::fprintf(stderr, "not enough memory: weights and gradients alone need %.1f GiB\n",
-                 values * (flags.settings.layerwise ? 4 : 8) / (1 << 30));
+    const TrainerSettings& s = flags.settings;
+    const double weights = static_cast<double>(llama::weight_bytes(s.model, s.weights));
+    const double gradients = s.layerwise ? 0 : 4 * static_cast<double>(llama::parameter_count(s.model));
+    std::fprintf(stderr, "not enough memory: %s alone need %.1f GiB\n",
+                 s.layerwise ? "weights" : "weights and gradients", (weights + gradients) / (1 << 30));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
   }

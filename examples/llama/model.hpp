@@ -10,10 +10,12 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <apollo/random/normal.hpp>
+#include <apollo/tensor/int8.hpp>
 
 #include "config.hpp"
 #include "layers.hpp"
@@ -33,17 +35,40 @@ struct Batch {
 /// for optimizers that step inside the backward pass.
 enum class Gradients : std::uint8_t { whole, one_unit };
 
-/// State: 4 bytes a parameter for weights (Scalar float), as many for gradients or those of the largest unit, and activations:
-/// about layers * tokens * (6 hidden + 2 intermediate) values. `Allocator` is that of the gradients.
+/// What the backward pass finds of the forward pass: every layer's activations, or every layer's input, from which it computes
+/// them once more, to the same bits. Source: Chen et al., arXiv:1604.06174.
+enum class Activations : std::uint8_t { kept, recomputed };
+
+/// State (Scalar float): 4 bytes a parameter for weights, or those of weight_bytes() and 4 for each value of the largest
+/// matrices that one product takes; 4 bytes a parameter for gradients, or those of the largest unit; activations, about
+/// layers * tokens * (6 hidden + 2 intermediate) values, or layers * tokens * hidden and those of one layer.
+/// `Allocator` is that of the gradients.
 template <class Scalar, class Allocator = Eigen::aligned_allocator<Scalar>>
 class Llama {
  public:
-  Llama(const Config& config, std::uint64_t seed, int threads = 1, Gradients gradients = Gradients::whole)
-      : config_(config), threads_(threads), whole_(gradients == Gradients::whole), parameters_(parameters_of(config)) {
-    const std::size_t units = static_cast<std::size_t>(config.layers) + 2;
-    std::vector<std::size_t> sizes(units, 0);
-    for (const Parameter& p : parameters_) sizes[p.unit] += static_cast<std::size_t>(p.size());
-    for (const std::size_t size : sizes) weights_.emplace_back(size);
+  Llama(const Config& config, std::uint64_t seed, int threads = 1, Gradients gradients = Gradients::whole,
+        WeightType weights = WeightType::fp32, Activations activations = Activations::kept)
+      : config_(config),
+        threads_(threads),
+        whole_(gradients == Gradients::whole),
+        weight_type_(weights),
+        parameters_(parameters_of(config)) {
+    if (weights == WeightType::int8 && !std::is_same_v<Scalar, float>)
+      throw std::logic_error("int8 weights are opened as floats, the model computes in another type");
+    const std::size_t layers = static_cast<std::size_t>(config.layers), units = layers + 2;
+    std::vector<std::size_t> sizes(units, 0), floats(units, 0);
+    for (const Parameter& p : parameters_) {
+      sizes[p.unit] += static_cast<std::size_t>(p.size());
+      if (!is_int8(p)) floats[p.unit] += static_cast<std::size_t>(p.size());
+    }
+    for (const std::size_t size : floats) weights_.emplace_back(size);
+    if (weights == WeightType::int8) {
+      int8_.resize(parameters_.size());
+      for (const Parameter& p : parameters_)
+        if (is_int8(p)) int8_[p.number] = apollo::Int8Matrix(p.rows, p.cols, int8_group);
+      const Index rows = std::max({3 * config.hidden, 2 * config.intermediate, config.vocabulary});
+      opened_.resize(static_cast<std::size_t>(rows * config.hidden));
+    }
     if (whole_) {
       for (const std::size_t size : sizes) gradients_.emplace_back(size);
     } else {
@@ -52,17 +77,27 @@ class Llama {
       gradients_.emplace_back(largest);
       if (config.tied) gradients_.emplace_back(sizes[0]);
     }
-    activations_.resize(static_cast<std::size_t>(config.layers));
+    inputs_.resize(layers);
+    activations_.resize(activations == Activations::kept ? layers : 1);
     initialise(seed);
   }
 
   const Config& config() const { return config_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
 
-  View<Scalar> weight(const Parameter& p) { return llama::view(weights_[p.unit].data() + p.offset, p.rows, p.cols); }
+  WeightType weight_type() const { return weight_type_; }
+  /// Whether a parameter is an int8_weight(), else a weight().
+  bool is_int8(const Parameter& p) const { return llama::is_int8(p, weight_type_); }
+  View<Scalar> weight(const Parameter& p) {
+    eigen_assert(!is_int8(p));
+    return llama::view(weights_[p.unit].data() + p.offset, p.rows, p.cols);
+  }
   ConstView<Scalar> weight(const Parameter& p) const {
+    eigen_assert(!is_int8(p));
     return {weights_[p.unit].data() + p.offset, p.rows, p.cols, Eigen::OuterStride<>(p.cols)};
   }
+  apollo::Int8Matrix& int8_weight(const Parameter& p) { return int8_[p.number]; }
+  const apollo::Int8Matrix& int8_weight(const Parameter& p) const { return int8_[p.number]; }
   /// With Gradients::one_unit these are valid only while `on_unit` of their own unit runs.
   View<Scalar> gradient(const Parameter& p) { return llama::view(gradients_of(p.unit) + p.offset, p.rows, p.cols); }
 
@@ -84,7 +119,9 @@ class Llama {
     const double sum = head(batch, static_cast<Scalar>(factor / static_cast<double>(batch.size())), accumulate);
     const std::size_t last = static_cast<std::size_t>(config_.layers) + 1;
     on_unit(last);
-    for (std::size_t l = static_cast<std::size_t>(config_.layers); l-- > 0;) {
+    for (std::size_t l = inputs_.size(); l-- > 0;) {
+      // Where one layer's activations are in memory, they are the last layer's after the forward pass.
+      if (activations_.size() == 1 && l + 1 < inputs_.size()) layer_forward(batch, l, nullptr);
       layer_backward(batch, l, accumulate);
       on_unit(l + 1);
     }
@@ -100,13 +137,12 @@ class Llama {
   Vector<Scalar> next(std::span<const int> tokens) {
     Batch batch{1, static_cast<Index>(tokens.size()), {tokens.begin(), tokens.end()}, {}};
     forward(batch);
-    return normed_.row(batch.size() - 1) * head_weight().transpose();
+    return normed_.row(batch.size() - 1) * opened(head_number()).transpose();
   }
 
  private:
   /// What the backward pass needs of a layer, beside its input.
-  struct Activations {
-    Matrix<Scalar> input;     // the residual stream before the layer
+  struct LayerActivations {
     Matrix<Scalar> qkv;       // q and k turned
     Matrix<Scalar> attended;  // the heads' outputs
     Matrix<Scalar> middle;    // the residual stream between attention and SwiGLU
@@ -119,20 +155,24 @@ class Llama {
   /// residual stream; norms are 1. Source: Radford et al., GPT-2 (2019), sec. 2.3.
   void initialise(std::uint64_t seed) {
     for (const Parameter& p : parameters_) {
-      View<Scalar> w = weight(p);
       if (p.kind == Kind::norm) {
-        w.setOnes();
+        weight(p).setOnes();
         continue;
       }
       const double deviation = p.residual ? 0.02 / std::sqrt(2.0 * static_cast<double>(config_.layers)) : 0.02;
       const apollo::RandomStream stream{.seed = seed ^ weights_seed, .tensor = apollo::tensor_id(p.name)};
-      for_rows(threads_, p.rows, [&](Index first, Index rows) {
-        std::vector<float> normals(static_cast<std::size_t>(rows * p.cols));
-        apollo::fill_normals(stream, static_cast<std::uint64_t>(first * p.cols), normals.size(), normals.data());
-        for (Index i = 0; i < rows; ++i)
-          for (Index j = 0; j < p.cols; ++j)
-            w(first + i, j) = static_cast<Scalar>(deviation * normals[static_cast<std::size_t>(i * p.cols + j)]);
-      });
+      const auto draw = [&](Index first, Index rows) {
+        std::vector<float> values(static_cast<std::size_t>(rows * p.cols));
+        apollo::fill_normals(stream, static_cast<std::uint64_t>(first * p.cols), values.size(), values.data());
+        if (is_int8(p)) {
+          for (float& value : values) value = static_cast<float>(deviation * value);
+          int8_[p.number].quantize(first, rows, values.data());
+        } else {
+          Scalar* to = weight(p).row(first).data();
+          for (std::size_t i = 0; i < values.size(); ++i) to[i] = static_cast<Scalar>(deviation * values[i]);
+        }
+      };
+      for_rows(threads_, p.rows, draw, int8_group);  // rows of whole groups, whatever their length
     }
   }
 
@@ -140,13 +180,28 @@ class Llama {
     if (whole_) return gradients_[unit].data();
     return gradients_[config_.tied && unit == 0 ? 1 : 0].data();
   }
-  LayerArrays<Scalar> layer(std::size_t l) { return {config_, weights_[l + 1].data()}; }
-  LayerArrays<Scalar> layer_gradients(std::size_t l) { return {config_, gradients_of(l + 1)}; }
-  VectorView<Scalar> final_norm() { return {weights_.back().data(), config_.hidden}; }
-  View<Scalar> embedding() { return llama::view(weights_[0].data(), config_.vocabulary, config_.hidden); }
-  View<Scalar> head_weight() {
-    return config_.tied ? embedding()
-                        : llama::view(weights_.back().data() + config_.hidden, config_.vocabulary, config_.hidden);
+  LayerGradients<Scalar> layer_gradients(std::size_t l) { return {config_, gradients_of(l + 1)}; }
+  static std::size_t number_of(std::size_t l, std::size_t place) { return 1 + l * part::count + place; }
+  std::size_t head_number() const { return config_.tied ? 0 : parameters_.size() - 1; }
+  VectorView<Scalar> norm(std::size_t number) { return {weight(parameters_[number]).data(), config_.hidden}; }
+  VectorView<Scalar> final_norm() { return norm(number_of(inputs_.size(), 0)); }
+
+  /// Matrices that lie behind each other, as one. Those of int8 are dequantised into opened_, until the next call.
+  View<Scalar> opened(std::size_t number, std::size_t count = 1) {
+    const Index cols = parameters_[number].cols;
+    Index rows = 0;
+    for (std::size_t i = number; i < number + count; ++i) {
+      const Parameter& p = parameters_[i];
+      if (is_int8(p))
+        for_rows(threads_, p.rows,
+                 [&](Index first, Index some) { dequantize(p, first, some, opened_.data() + (rows + first) * cols); });
+      rows += p.rows;
+    }
+    const bool in_place = weight_type_ == WeightType::fp32;
+    return llama::view(in_place ? weight(parameters_[number]).data() : opened_.data(), rows, cols);
+  }
+  void dequantize(const Parameter& p, Index first, Index rows, Scalar* to) const {
+    if constexpr (std::is_same_v<Scalar, float>) int8_[p.number].dequantize(first, rows, to);
   }
 
   void check(const Batch& batch) {
@@ -169,15 +224,19 @@ class Llama {
     const Index tokens = batch.size();
     if (rotary_.positions() < batch.length) rotary_ = {batch.length, config_.head_size(), config_.rope_base};
     resize(tokens);
-    const View<Scalar> table = embedding();
-    View<Scalar> x = llama::view(activations_[0].input);
+    const Parameter& embedding = parameters_[0];
+    View<Scalar> x = llama::view(inputs_[0]);
     for_rows(threads_, tokens, [&](Index first, Index rows) {
-      for (Index i = first; i < first + rows; ++i) x.row(i) = table.row(batch.tokens[static_cast<std::size_t>(i)]);
+      for (Index i = first; i < first + rows; ++i) {
+        const Index token = batch.tokens[static_cast<std::size_t>(i)];
+        if (is_int8(embedding))
+          dequantize(embedding, token, 1, x.row(i).data());
+        else
+          x.row(i) = weight(embedding).row(token);
+      }
     });
-    for (std::size_t l = 0; l < activations_.size(); ++l) {
-      View<Scalar> out = view(l + 1 < activations_.size() ? activations_[l + 1].input : final_);
-      layer_forward(batch, l, out);
-    }
+    for (std::size_t l = 0; l < inputs_.size(); ++l)
+      layer_forward(batch, l, l + 1 < inputs_.size() ? &inputs_[l + 1] : &final_);
     View<Scalar> last = view(final_), normed = view(normed_);
     for_rows(threads_, tokens, [&](Index first, Index rows) {
       norm_forward(last, final_norm(), config_.norm_eps, normed, final_inverse_.data(), first, rows);
@@ -187,8 +246,9 @@ class Llama {
   void resize(Index tokens) {
     const Index hidden = config_.hidden, wide = config_.intermediate;
     if (final_.rows() == tokens) return;
-    for (Activations& a : activations_) {
-      for (Matrix<Scalar>* m : {&a.input, &a.attended, &a.middle}) m->resize(tokens, hidden);
+    for (Matrix<Scalar>& input : inputs_) input.resize(tokens, hidden);
+    for (LayerActivations& a : activations_) {
+      for (Matrix<Scalar>* m : {&a.attended, &a.middle}) m->resize(tokens, hidden);
       a.qkv.resize(tokens, 3 * hidden);
       a.gate_up.resize(tokens, 2 * wide);
       a.normaliser.resize(static_cast<std::size_t>(tokens * config_.heads));
@@ -218,18 +278,22 @@ class Llama {
               [&](Index tile) { body(tile / config_.heads, tile % config_.heads); });
   }
 
-  void layer_forward(const Batch& batch, std::size_t l, View<Scalar>& out) {
-    const LayerArrays<Scalar> w = layer(l);
-    Activations& a = activations_[l];
+  LayerActivations& activations(std::size_t l) { return activations_[activations_.size() == 1 ? 0 : l]; }
+
+  /// From inputs_[l] to the layer's activations, and to its output unless that is null.
+  void layer_forward(const Batch& batch, std::size_t l, Matrix<Scalar>* output) {
+    LayerActivations& a = activations(l);
     const Index tokens = batch.size(), hidden = config_.hidden, size = config_.head_size();
-    View<Scalar> input = view(a.input), normed = view(normed_), qkv = view(a.qkv), middle = view(a.middle);
+    View<Scalar> input = view(inputs_[l]), normed = view(normed_), qkv = view(a.qkv), middle = view(a.middle);
     View<Scalar> gate_up = view(a.gate_up), activated = view(activated_);
+    const VectorView<Scalar> attention_norm = norm(number_of(l, part::attention_norm));
+    const VectorView<Scalar> mlp_norm = norm(number_of(l, part::mlp_norm));
     Products<Scalar> products(threads_);
 
     for_rows(threads_, tokens, [&](Index first, Index rows) {
-      norm_forward(input, w.attention_norm, config_.norm_eps, normed, a.attention_inverse.data(), first, rows);
+      norm_forward(input, attention_norm, config_.norm_eps, normed, a.attention_inverse.data(), first, rows);
     });
-    products.forward(qkv, normed, w.qkv);
+    products.forward(qkv, normed, opened(number_of(l, part::q), 3));
     products.run();
     turn(batch, a.qkv, Scalar(1));
     for_heads(batch, [&](Index s, Index h) {
@@ -238,16 +302,18 @@ class Llama {
                                 head_of(std::as_const(a.qkv), batch, s, 2 * hidden + h * size),
                                 head_of(a.attended, batch, s, h * size), normaliser(a, batch, s, h));
     });
-    products.forward(middle, view(a.attended), w.output);
+    products.forward(middle, view(a.attended), opened(number_of(l, part::output)));
     products.run();
     for_rows(threads_, tokens, [&](Index first, Index rows) {
       middle.middleRows(first, rows) += input.middleRows(first, rows);
-      norm_forward(middle, w.mlp_norm, config_.norm_eps, normed, a.mlp_inverse.data(), first, rows);
+      norm_forward(middle, mlp_norm, config_.norm_eps, normed, a.mlp_inverse.data(), first, rows);
     });
-    products.forward(gate_up, normed, w.gate_up);
+    products.forward(gate_up, normed, opened(number_of(l, part::gate), 2));
     products.run();
+    if (output == nullptr) return;
+    View<Scalar> out = view(*output);
     for_rows(threads_, tokens, [&](Index first, Index rows) { swiglu_forward(gate_up, activated, first, rows); });
-    products.forward(out, activated, w.down);
+    products.forward(out, activated, opened(number_of(l, part::down)));
     products.run();
     for_rows(threads_, tokens,
              [&](Index first, Index rows) { out.middleRows(first, rows) += middle.middleRows(first, rows); });
@@ -255,29 +321,30 @@ class Llama {
 
   /// Expects the gradient of the layer's output in dx_, leaves that of its input there.
   void layer_backward(const Batch& batch, std::size_t l, bool accumulate) {
-    const LayerArrays<Scalar> w = layer(l);
-    LayerArrays<Scalar> d = layer_gradients(l);
-    Activations& a = activations_[l];
+    LayerGradients<Scalar> d = layer_gradients(l);
+    LayerActivations& a = activations(l);
     const Index tokens = batch.size(), hidden = config_.hidden, size = config_.head_size();
-    View<Scalar> input = view(a.input), normed = view(normed_), middle = view(a.middle);
+    View<Scalar> input = view(inputs_[l]), normed = view(normed_), middle = view(a.middle);
     View<Scalar> gate_up = view(a.gate_up), activated = view(activated_), attended = view(a.attended);
     View<Scalar> dx = view(dx_), dnormed = view(dnormed_), dactivated = view(dactivated_), dqkv = view(dqkv_);
+    const VectorView<Scalar> attention_norm = norm(number_of(l, part::attention_norm));
+    const VectorView<Scalar> mlp_norm = norm(number_of(l, part::mlp_norm));
     Products<Scalar> products(threads_);
 
-    products.input(dactivated, dx, w.down, false);
+    products.input(dactivated, dx, opened(number_of(l, part::down)), false);
     products.run();
     for_rows(threads_, tokens, [&](Index first, Index rows) {
       swiglu_backward(gate_up, activated, dactivated, first, rows);
-      norm_forward<Scalar>(middle, w.mlp_norm, config_.norm_eps, normed, nullptr, first, rows);
+      norm_forward<Scalar>(middle, mlp_norm, config_.norm_eps, normed, nullptr, first, rows);
     });
     products.weight(d.down, dx, activated, accumulate);
     products.weight(d.gate_up, gate_up, normed, accumulate);
-    products.input(dnormed, gate_up, w.gate_up, false);
+    products.input(dnormed, gate_up, opened(number_of(l, part::gate), 2), false);
     products.run();
-    norm_gradients(middle, w.mlp_norm, a.mlp_inverse, d.mlp_norm, accumulate);
+    norm_gradients(middle, mlp_norm, a.mlp_inverse, d.mlp_norm, accumulate);
 
     products.weight(d.output, dx, attended, accumulate);
-    products.input(dnormed, dx, w.output, false);  // of the heads' outputs
+    products.input(dnormed, dx, opened(number_of(l, part::output)), false);  // of the heads' outputs
     products.run();
     for_heads(batch, [&](Index s, Index h) {
       attention_backward<Scalar>(
@@ -289,15 +356,15 @@ class Llama {
     });
     turn(batch, dqkv_, Scalar(-1));
     for_rows(threads_, tokens, [&](Index first, Index rows) {
-      norm_forward<Scalar>(input, w.attention_norm, config_.norm_eps, normed, nullptr, first, rows);
+      norm_forward<Scalar>(input, attention_norm, config_.norm_eps, normed, nullptr, first, rows);
     });
     products.weight(d.qkv, dqkv, normed, accumulate);
-    products.input(dnormed, dqkv, w.qkv, false);
+    products.input(dnormed, dqkv, opened(number_of(l, part::q), 3), false);
     products.run();
-    norm_gradients(input, w.attention_norm, a.attention_inverse, d.attention_norm, accumulate);
+    norm_gradients(input, attention_norm, a.attention_inverse, d.attention_norm, accumulate);
   }
 
-  Scalar* normaliser(Activations& a, const Batch& batch, Index sequence, Index head) const {
+  Scalar* normaliser(LayerActivations& a, const Batch& batch, Index sequence, Index head) const {
     return a.normaliser.data() + (sequence * config_.heads + head) * batch.length;
   }
 
@@ -329,7 +396,7 @@ class Llama {
   /// The sum of the losses; with a factor, also the gradients of the head and of the final norm, and dx_. Logits exist for
   /// `rows_at_once` tokens at a time.
   double head(const Batch& batch, Scalar factor, bool accumulate) {
-    const View<Scalar> w = head_weight();
+    const View<Scalar> w = opened(head_number());
     const bool backward = factor != 0;
     const Index tokens = batch.size();
     const Index rows_at_once = std::min(tokens, std::max<Index>(64, (Index{1} << 22) / config_.vocabulary));
@@ -382,12 +449,16 @@ class Llama {
   Config config_;
   int threads_;
   bool whole_;
+  WeightType weight_type_;
   std::vector<Parameter> parameters_;
-  std::vector<Aligned<Scalar>> weights_;  // unit by unit
+  std::vector<Aligned<Scalar>> weights_;  // unit by unit, those that are floats
+  std::vector<apollo::Int8Matrix> int8_;  // one a parameter, empty for norms; none where weights are floats
+  Aligned<Scalar> opened_;                // for one product's int8 weights
   std::vector<std::vector<Scalar, Allocator>> gradients_;
 
   Rotary<Scalar> rotary_;
-  std::vector<Activations> activations_;
+  std::vector<Matrix<Scalar>> inputs_;                  // of the layers: the residual stream before each
+  std::vector<LayerActivations> activations_;           // of every layer, or of one at a time
   Matrix<Scalar> final_, normed_, activated_, logits_;  // normed_ and activated_ serve one layer after another
   std::vector<Scalar> final_inverse_;
   Matrix<Scalar> dx_, dnormed_, dqkv_, dactivated_, gain_sums_;

@@ -32,6 +32,10 @@ inline constexpr Tuned tuned[] = {
     {"apollo", 8e-3, 3.2e-2, "APOLLO, sparse sign projection, automatic scale"},
     {"apollo-gaussian", 8e-3, 3.2e-2, "APOLLO with the paper's Gaussian projection"},
     {"apollo-mini", 4e-3, 1.6e-2, "APOLLO-Mini, scale 128, limiter gamma 1.1", 1.1},
+    {"q-apollo", 8e-3, 3.2e-2, "APOLLO with stochastic rounding of weights, 8-bit AdamW for embedding and head"},
+    {"q-apollo-mini", 4e-3, 1.6e-2, "APOLLO-Mini likewise, scale 128, limiter gamma 1.1", 1.1},
+    {"q-galore", 3.2e-2, 3.2e-2, "GaLore likewise, with 8-bit moments and a 4-bit basis"},
+    {"adamw-8bit", 4e-3, 3.2e-2, "AdamW with moments of 8 bits, of embedding and head too"},
     {"structured-adamw", 8e-3, 3.2e-2, "AdamW with one scale a channel, nothing projected"},
     {"apollo-svd", 1.6e-2, 3.2e-2, "APOLLO over singular vectors"},
     {"fira", 8e-3, 3.2e-2, "Fira, alpha 1"},
@@ -82,6 +86,14 @@ void with_member(std::string_view name, Visit&& visit) {
     visit(std::type_identity<apollo::Apollo<apollo::RandomProjection<apollo::Gaussian>>>{}, apollo_options);
   else if (name == "apollo-mini")
     named(apollo::ApolloMiniOptions{});
+  else if (name == "q-apollo")
+    visit(std::type_identity<apollo::QApollo<>>{}, apollo_options);
+  else if (name == "q-apollo-mini")
+    visit(std::type_identity<apollo::QApolloMini<>>{}, apollo::ApolloMiniOptions{});
+  else if (name == "q-galore")
+    named(apollo::QGaLoreOptions{});
+  else if (name == "adamw-8bit")
+    visit(std::type_identity<apollo::AdamW8bit<>>{}, apollo::AdamWOptions{.weight_decay = 0});
   else if (name == "structured-adamw")
     named(apollo::StructuredAdamWOptions{});
   else if (name == "apollo-svd")
@@ -174,6 +186,27 @@ void add_matrices(apollo::eigen::Optimizer& optimizer, std::string_view name, do
         if (p.kind == Kind::matrix) add(group, p);
     }
   });
+}
+
+/// Adds the parameters that are no matrices to groups of AdamW: add(group, parameter) for each. Beside the optimizers of 8
+/// bits the embedding and the head get the AdamW that does, with moments of 8 bits.
+template <class Add>
+void add_others(apollo::eigen::Optimizer& optimizer, std::string_view name, double lr, const MatrixOptions& asked,
+                std::uint64_t seed, const std::vector<Parameter>& parameters, Add&& add) {
+  const apollo::AdamWOptions options{
+      .lr = lr, .beta1 = asked.beta1, .beta2 = asked.beta2, .weight_decay = 0, .seed = seed};
+  const auto group = optimizer.add_group(options);
+  const auto add_tables = [&](auto tables) {
+    for (const Parameter& p : parameters)
+      if (p.kind == Kind::norm)
+        add(group, p);
+      else if (p.kind != Kind::matrix)
+        add(tables, p);
+  };
+  if (name.substr(0, 2) == "q-" || name == "adamw-8bit")
+    add_tables(optimizer.add_group<apollo::AdamW8bit<apollo::StochasticWeights>>(options));
+  else
+    add_tables(group);
 }
 
 }  // namespace llama

@@ -9,11 +9,24 @@
 #include <utility>
 #include <vector>
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "run.hpp"
 
 namespace llama {
+
+/// The most memory that this process has had resident, in GiB.
+inline double peak_memory() {
+  struct rusage usage = {};
+  ::getrusage(RUSAGE_SELF, &usage);
+#if defined(__APPLE__)
+  constexpr double unit = 1;
+#else
+  constexpr double unit = 1024;
+#endif
+  return static_cast<double>(usage.ru_maxrss) * unit / (1 << 30);
+}
 
 /// Writes to stderr, so that the tables on stdout can be redirected.
 class Progress {
@@ -25,6 +38,7 @@ class Progress {
   }
 
   void show(const LogRow& row, double validation_loss) {
+    last_ = row;
     if (validation_loss != not_evaluated) validation_loss_ = validation_loss;
     const bool quarter = row.step * 4 / steps_ != (row.step - 1) * 4 / steps_;
     const auto now = Clock::now();
@@ -42,16 +56,20 @@ class Progress {
       std::snprintf(numbers, sizeof numbers, ", validation %.3f", validation_loss_);
       line += numbers;
     }
-    std::snprintf(numbers, sizeof numbers, "  %.0f tokens/s  %lld:%02lld left",
-                  static_cast<double>(row.tokens - first_.tokens) / (row.seconds - first_.seconds),
+    std::snprintf(numbers, sizeof numbers, "  %s tokens/s  %lld:%02lld left", speed().c_str(),
                   static_cast<long long>(left) / 60, static_cast<long long>(left) % 60);
     line += numbers;
     std::fprintf(stderr, terminal_ ? "\r%s\033[K" : "%s\n", line.c_str());
     std::fflush(stderr);
   }
 
+  /// What the steps took, and the most memory that the process has had.
   void end() {
     if (terminal_) std::fprintf(stderr, "\n");
+    if (last_.step == first_.step) return;
+    const double seconds = (last_.seconds - first_.seconds) / static_cast<double>(last_.step - first_.step);
+    std::fprintf(stderr, "%s  %.3g s/step, %s tokens/s, peak memory %.2f GiB\n", name_.c_str(), seconds,
+                 speed().c_str(), peak_memory());
   }
 
  private:
@@ -63,9 +81,17 @@ class Progress {
     return "[" + std::string(full, '#') + std::string(width - full, '-') + "]";
   }
 
+  /// Tokens a second of training.
+  std::string speed() const {
+    const double tokens = static_cast<double>(last_.tokens - first_.tokens) / (last_.seconds - first_.seconds);
+    char number[32];
+    std::snprintf(number, sizeof number, "%.*f", tokens < 100 ? 1 : 0, tokens);
+    return number;
+  }
+
   std::string name_;
   std::int64_t steps_;
-  LogRow first_;
+  LogRow first_, last_;  // before this process, and the newest
   bool terminal_;
   double validation_loss_ = not_evaluated;
   Clock::time_point start_ = Clock::now(), shown_{};

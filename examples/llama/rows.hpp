@@ -90,6 +90,7 @@ inline void check_member(const Row& row, const Run& run) {
                                std::to_string(row.first().*member) + " at seed " + std::to_string(row.first().seed) +
                                ", " + std::to_string(run.*member) + " at seed " + std::to_string(run.seed));
   };
+  same("weight_bytes", &Run::weight_bytes);
   same("matrix_state_bytes", &Run::matrix_state_bytes);
   same("matrix_record_bytes", &Run::matrix_record_bytes);
   same("state_bytes", &Run::state_bytes);

@@ -29,6 +29,7 @@ struct Run {
   std::int64_t steps = 0;
 
   double validation_loss = 0;  ///< nats a byte, all windows; perplexity is its exponential, bits a byte are it / ln 2
+  std::int64_t weight_bytes = 0;         ///< of the whole model
   std::int64_t matrix_state_bytes = 0;   ///< moments and bases of the matrices
   std::int64_t matrix_record_bytes = 0;  ///< step counts, limiters' norms
   std::int64_t state_bytes = 0;          ///< of the whole model

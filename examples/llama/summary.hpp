@@ -25,6 +25,7 @@ void each_field(SomeRun& run, Visit visit) {
   visit("seed", run.seed);
   visit("steps", run.steps);
   visit("validation_loss", run.validation_loss);
+  visit("weight_bytes", run.weight_bytes);
   visit("matrix_state_bytes", run.matrix_state_bytes);
   visit("matrix_record_bytes", run.matrix_record_bytes);
   visit("state_bytes", run.state_bytes);

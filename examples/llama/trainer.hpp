@@ -29,22 +29,25 @@
 
 namespace llama {
 
-/// All that decides the bits of a run, and what does not: threads and layerwise.
+/// All that decides the bits of a run, and what does not: threads, layerwise and recompute.
 struct TrainerSettings {
   Config model;
+  WeightType weights = WeightType::fp32;
   std::string optimizer = "adamw";
   double lr = 0;        ///< 0: tuned_for(optimizer)
   double other_lr = 0;  ///< likewise
   MatrixOptions matrices;
   std::uint64_t seed = 1;
-  Index batch = 8;       ///< sequences at a time
-  Index sequence = 128;  ///< tokens in each
-  Index accumulate = 1;  ///< batches in a step
+  Index batch = 8;         ///< sequences at a time
+  Index sequence = 128;    ///< tokens in each
+  Index accumulate = 1;    ///< batches in a step
+  bool one_batch = false;  ///< every step trains on the data of the first
   std::int64_t steps = 600;
   std::int64_t warmup = -1;  ///< -1: a tenth of the steps
   double lr_floor = 0.1;     ///< of the cosine
   int threads = 1;
   bool layerwise = false;  ///< step each layer inside the backward pass, gradients of one layer in memory
+  bool recompute = false;  ///< the backward pass computes each layer's activations once more
 };
 
 /// All settings that decide the bits of a run, by name.
@@ -58,6 +61,7 @@ inline nlohmann::json json_of(const TrainerSettings& s) {
           {"tied", s.model.tied},
           {"rope_base", s.model.rope_base},
           {"norm_eps", s.model.norm_eps},
+          {"weights", text_of(s.weights)},
           {"optimizer", s.optimizer},
           {"lr", s.lr},
           {"other_lr", s.other_lr},
@@ -72,6 +76,7 @@ inline nlohmann::json json_of(const TrainerSettings& s) {
           {"batch", s.batch},
           {"sequence", s.sequence},
           {"accumulate", s.accumulate},
+          {"one_batch", s.one_batch},
           {"steps", s.steps},
           {"warmup", s.warmup},
           {"lr_floor", s.lr_floor}};
@@ -128,9 +133,14 @@ inline std::string name_of(const TrainerSettings& s) {
   std::string name =
       s.optimizer + "-lr" + report::digits(s.lr) + "-" + report::digits(s.other_lr) + "-seed" + std::to_string(s.seed);
   const nlohmann::json actual = json_of(s);
-  for (const auto& [key, value] : actual.items())
-    if (value != ordinary[key])
-      name += "-" + key + "=" + (value.is_number_float() ? report::digits(value.get<double>()) : value.dump());
+  for (const auto& [key, value] : actual.items()) {
+    if (value == ordinary[key]) continue;
+    name += "-" + key + "=";
+    if (value.is_string())
+      name += value.get<std::string>();
+    else
+      name += value.is_number_float() ? report::digits(value.get<double>()) : value.dump();
+  }
   return name;
 }
 
@@ -141,12 +151,14 @@ class BasicTrainer {
       : settings_(resolved(settings)),
         text_(text),
         model_(settings_.model, settings_.seed, settings_.threads,
-               settings_.layerwise ? Gradients::one_unit : Gradients::whole),
+               settings_.layerwise ? Gradients::one_unit : Gradients::whole, settings_.weights,
+               settings_.recompute ? Activations::recomputed : Activations::kept),
         optimizer_(apollo::EigenBackend(settings_.threads)) {
     text_.require(settings_.sequence);
     run_.optimizer = settings_.optimizer;
     run_.lr = settings_.lr, run_.other_lr = settings_.other_lr;
     run_.seed = settings_.seed, run_.steps = settings_.steps;
+    run_.weight_bytes = weight_bytes(settings_.model, settings_.weights);
     register_parameters();
     // One tick more than there are steps: the last step is not the floor itself, which may be 0.
     optimizer_.schedule(
@@ -169,8 +181,8 @@ class BasicTrainer {
     double optimizer_seconds = 0;
     apollo::StepReport report;
     for (Index k = 0; k < settings_.accumulate; ++k) {
-      const Batch batch =
-          text_.sample(settings_.seed, row.step, k * settings_.batch, settings_.batch, settings_.sequence);
+      const std::int64_t data = settings_.one_batch ? 1 : row.step;
+      const Batch batch = text_.sample(settings_.seed, data, k * settings_.batch, settings_.batch, settings_.sequence);
       const double share = 1.0 / static_cast<double>(settings_.accumulate);
       row.training_loss += share * model_.loss_and_gradients(batch, share, k > 0, [&](std::size_t unit) {
         if (settings_.layerwise) optimizer_seconds += timed([&] { step_unit(unit); });
@@ -294,18 +306,17 @@ class BasicTrainer {
 
   void register_parameters() {
     const auto add = [&](auto group, const Parameter& p) {
-      optimizer_.add(group, p.name, model_.weight(p), model_.gradient(p));
+      if (model_.is_int8(p))
+        optimizer_.add(group, p.name, model_.int8_weight(p), model_.gradient(p));
+      else
+        optimizer_.add(group, p.name, model_.weight(p), model_.gradient(p));
     };
     add_matrices(optimizer_, settings_.optimizer, settings_.lr, settings_.matrices, settings_.seed, settings_.model,
                  model_.parameters(), add);
     run_.matrix_state_bytes = optimizer_.state_bytes();
     run_.matrix_record_bytes = optimizer_.record_bytes();
-    const auto others = optimizer_.add_group(apollo::AdamWOptions{.lr = settings_.other_lr,
-                                                                  .beta1 = settings_.matrices.beta1,
-                                                                  .beta2 = settings_.matrices.beta2,
-                                                                  .weight_decay = 0});
-    for (const Parameter& p : model_.parameters())
-      if (p.kind != Kind::matrix) add(others, p);
+    add_others(optimizer_, settings_.optimizer, settings_.other_lr, settings_.matrices, settings_.seed,
+               model_.parameters(), add);
     run_.state_bytes = optimizer_.state_bytes();
     run_.record_bytes = optimizer_.record_bytes();
     for (const Parameter& p : model_.parameters()) {

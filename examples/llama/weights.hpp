@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -24,29 +25,56 @@ inline std::vector<apollo::Index> shape_of(const Parameter& p) {
   return p.kind == Kind::norm ? std::vector<apollo::Index>{p.cols} : std::vector<apollo::Index>{p.rows, p.cols};
 }
 
-/// Writes the weights as F32; the file appears whole.
+/// What a file holds of a parameter: F32, or where it is int8 its codes as U8 under its name and the minimum and the scale of
+/// each group as F32 under NAME.ranges. Places are left open.
+inline std::vector<apollo::safetensors::Tensor> tensors_of(const Parameter& p, WeightType type) {
+  using apollo::safetensors::Type;
+  if (!is_int8(p, type)) return {{p.name, Type::F32, shape_of(p), 0, 0}};
+  const apollo::Index groups = apollo::BlockedLines::of(p.rows, p.cols).count(int8_group);
+  return {{p.name, Type::U8, shape_of(p), 0, 0}, {p.name + ".ranges", Type::F32, {groups, 2}, 0, 0}};
+}
+
+/// Writes the weights; the file appears whole.
 template <class Model>
 void save_weights(const Model& model, const std::string& path) {
   std::vector<apollo::safetensors::Tensor> tensors;
   for (const Parameter& p : model.parameters())
-    tensors.push_back({p.name, apollo::safetensors::Type::F32, shape_of(p), 0, 0});
+    for (const auto& tensor : tensors_of(p, model.weight_type())) tensors.push_back(tensor);
   const std::string header = apollo::safetensors::serialize(tensors, {{"format", "pt"}});
   apollo::AtomicFile file(path);
-  file.write(header.data(), header.size());
-  for (const Parameter& p : model.parameters())
-    file.write(model.weight(p).data(), static_cast<std::size_t>(p.size()) * sizeof(float));
+  const auto write = [&](const auto* values, std::size_t count) { file.write(values, count * sizeof *values); };
+  write(header.data(), header.size());
+  for (const Parameter& p : model.parameters()) {
+    if (model.is_int8(p)) {
+      const apollo::Int8Matrix& weight = model.int8_weight(p);
+      write(weight.codes().data(), weight.codes().size());
+      write(weight.ranges().data(), weight.ranges().size());
+    } else {
+      write(model.weight(p).data(), static_cast<std::size_t>(p.size()));
+    }
+  }
   file.commit();
 }
 
 /// Weights that were read and compared with a model's parameters, so that assigning them cannot fail.
 struct Weights {
-  std::vector<std::vector<float>> values;  // one for each parameter
+  struct Values {
+    std::vector<float> floats;
+    std::vector<std::uint8_t> codes;  // in place of floats, with ranges
+    std::vector<apollo::GroupRange> ranges;
+  };
+  std::vector<Values> values;  // one for each parameter
 
   template <class Model>
-  void assign(Model& model) const {
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      auto weight = model.weight(model.parameters()[i]);
-      std::copy(values[i].begin(), values[i].end(), weight.data());
+  void assign(Model& model) const {  // in place: an optimizer holds the addresses
+    for (const Parameter& p : model.parameters()) {
+      const Values& from = values[p.number];
+      if (model.is_int8(p)) {
+        std::copy(from.codes.begin(), from.codes.end(), model.int8_weight(p).codes().begin());
+        std::copy(from.ranges.begin(), from.ranges.end(), model.int8_weight(p).ranges().begin());
+      } else {
+        std::copy(from.floats.begin(), from.floats.end(), model.weight(p).data());
+      }
     }
   }
 };
@@ -66,13 +94,25 @@ Weights read_weights(const Model& model, const std::string& path) {
   const auto header = read_header(file);
   Weights weights;
   for (const Parameter& p : model.parameters()) {
-    const apollo::safetensors::Tensor* found = header.find(p.name);
-    if (found == nullptr || found->type != apollo::safetensors::Type::F32 || found->shape != shape_of(p))
-      throw std::runtime_error("cannot load '" + path + "': " + p.name +
-                               (found == nullptr ? " is not in it" : " has another type or shape than the model's"));
-    weights.values.emplace_back(static_cast<std::size_t>(p.size()));
-    file.read(weights.values.back().data(), static_cast<std::size_t>(p.size()) * sizeof(float),
-              header.data_offset + found->begin);
+    const std::vector<apollo::safetensors::Tensor> expected = tensors_of(p, model.weight_type());
+    const auto read = [&](std::size_t number, auto& values) {
+      const apollo::safetensors::Tensor& wanted = expected[number];
+      const apollo::safetensors::Tensor* found = header.find(wanted.name);
+      if (found == nullptr || found->type != wanted.type || found->shape != wanted.shape)
+        throw std::runtime_error("cannot load '" + path + "': " + wanted.name +
+                                 (found == nullptr ? " is not in it" : " has another type or shape than the model's"));
+      const std::uint64_t bytes = found->end - found->begin;
+      values.resize(bytes / sizeof values[0]);
+      file.read(values.data(), bytes, header.data_offset + found->begin);
+    };
+    Weights::Values values;
+    if (model.is_int8(p)) {
+      read(0, values.codes);
+      read(1, values.ranges);
+    } else {
+      read(0, values.floats);
+    }
+    weights.values.push_back(std::move(values));
   }
   return weights;
 }
