@@ -20,7 +20,11 @@ struct Member {
 inline constexpr Member members[] = {
     {"adamw", 2, false},
     {"adamw_unchecked", 1, false},
+    {"adamw_8bit", 2, false},
+    {"adamw_8bit_dynamic", 2, false},
+    {"adamw_4bit", 2, false},
     {"apollo_mini", 2, false},
+    {"apollo_mini_stochastic", 2, false},
     {"apollo_sparse", 2, false},
     {"apollo_sparse_k2", 2, false},
     {"apollo_sparse_k4", 2, false},
@@ -58,6 +62,15 @@ void with_member(std::string_view name, apollo::Index rank, Visit&& visit) {
     named(apollo::AdamWOptions{.lr = lr});
   else if (name == "adamw_unchecked")
     named(apollo::AdamWOptions{.lr = lr, .check_finite = false});
+  else if (name == "adamw_8bit")
+    visit(std::type_identity<apollo::AdamW8bit<>>{}, apollo::AdamWOptions{.lr = lr});
+  else if (name == "adamw_8bit_dynamic")
+    visit(std::type_identity<apollo::AdamW<apollo::AdamMoments<apollo::Int8Dynamic>>>{},
+          apollo::AdamWOptions{.lr = lr});
+  else if (name == "adamw_4bit")
+    visit(std::type_identity<apollo::AdamW<apollo::AdamMoments<apollo::Int4>>>{}, apollo::AdamWOptions{.lr = lr});
+  else if (name == "apollo_mini_stochastic")
+    visit(std::type_identity<apollo::QApolloMini<>>{}, apollo::ApolloMiniOptions{.lr = lr});
   else if (name == "apollo_mini")
     named(apollo::ApolloMiniOptions{.lr = lr});
   else if (name == "apollo_sparse")

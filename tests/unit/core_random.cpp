@@ -114,8 +114,7 @@ TEST_CASE("the layout of seed, tensor, stream, counter and block is frozen") {
   CHECK(static_cast<int>(Stream::hash) == 1);
   CHECK(static_cast<int>(Stream::signs) == 2);
   CHECK(static_cast<int>(Stream::round_weight) == 3);
-  CHECK(static_cast<int>(Stream::round_first) == 4);
-  CHECK(static_cast<int>(Stream::round_second) == 5);
+  CHECK(static_cast<int>(Stream::round_moments) == 4);
 }
 
 TEST_CASE("words and bits are those of the blocks") {

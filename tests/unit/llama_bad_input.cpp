@@ -140,6 +140,9 @@ TEST_CASE("the names of runs and models show what is not ordinary") {
   CHECK(llama::name_of(llama::resolved(s)) == "apollo-mini-lr0.004-0.016-seed1");
   s.matrices.limiter_gamma = 1.01, s.batch = 4, s.steps = 30, s.threads = 2, s.layerwise = true;
   CHECK(llama::name_of(llama::resolved(s)) == "apollo-mini-lr0.004-0.016-seed1-batch=4-limiter_gamma=1.01-steps=30");
+  s.weights = llama::WeightType::int8;
+  CHECK(llama::name_of(llama::resolved(s)) ==
+        "apollo-mini-lr0.004-0.016-seed1-batch=4-limiter_gamma=1.01-steps=30-weights=int8");
   s = {};
   s.model.hidden = 64, s.model.tied = true, s.lr = 1, s.seed = 7;
   CHECK(llama::name_of(llama::resolved(s)) == "adamw-lr1-0.032-seed7-hidden=64-tied=true");

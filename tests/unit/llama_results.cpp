@@ -69,6 +69,7 @@ Run run_with(const std::string& optimizer, std::uint64_t seed, double perplexity
   run.seed = seed;
   run.steps = 600;
   run.validation_loss = std::log(perplexity);
+  run.weight_bytes = 4195328;
   run.matrix_state_bytes = optimizer == "adamw" ? 6291456 : 1605632;
   run.matrix_record_bytes = 224;
   run.state_bytes = run.matrix_state_bytes + 2099200;
@@ -210,8 +211,9 @@ TEST_CASE("a summary reads back bit for bit, through the text of its JSON") {
     for (const auto member : {&Run::lr, &Run::other_lr, &Run::validation_loss, &Run::optimizer_median_ms,
                               &Run::optimizer_mean_ms, &Run::seconds, &Run::tokens_per_second})
       CHECK(same_bits(back.*member, run.*member));
-    for (const auto member : {&Run::matrix_state_bytes, &Run::matrix_record_bytes, &Run::state_bytes,
-                              &Run::record_bytes, &Run::adamw_matrix_bytes, &Run::adamw_bytes, &Run::skipped})
+    for (const auto member :
+         {&Run::weight_bytes, &Run::matrix_state_bytes, &Run::matrix_record_bytes, &Run::state_bytes,
+          &Run::record_bytes, &Run::adamw_matrix_bytes, &Run::adamw_bytes, &Run::skipped})
       CHECK(back.*member == run.*member);
     CHECK(back.log.empty());
   }
@@ -219,7 +221,7 @@ TEST_CASE("a summary reads back bit for bit, through the text of its JSON") {
 
 TEST_CASE("bad summaries are refused by the name of the key") {
   const nlohmann::json good = llama::summary_of(run_with("adamw", 1, 4));
-  CHECK(good.size() == 17);
+  CHECK(good.size() == 18);
   for (const auto& [key, value] : good.items()) {
     nlohmann::json bad = good;
     bad.erase(key);
@@ -372,12 +374,14 @@ TEST_CASE("runs.csv has a line a run") {
   runs[0].validation_loss = 1.5;
   runs[1].validation_loss = not_a_number;
   llama::write_runs_csv(folder.in("runs.csv"), runs);
-  CHECK(llama::read_whole(folder.in("runs.csv")) ==
-        "optimizer,lr,other_lr,seed,steps,validation_loss,matrix_state_bytes,matrix_record_bytes,state_bytes,record_"
-        "bytes,"
-        "adamw_matrix_bytes,adamw_bytes,skipped,optimizer_median_ms,optimizer_mean_ms,seconds,tokens_per_second\n"
-        "adamw,0.002,0.016,1,600,1.5,6291456,224,8390656,296,6291456,8390656,0,10.25,11.5,101,2400\n"
-        "\"a, \"\"b\"\"\",0.002,0.016,2,600,nan,1605632,224,3704832,296,6291456,8390656,0,10.25,11.5,102,2400\n");
+  CHECK(
+      llama::read_whole(folder.in("runs.csv")) ==
+      "optimizer,lr,other_lr,seed,steps,validation_loss,weight_bytes,matrix_state_bytes,matrix_record_bytes,state_"
+      "bytes,record_"
+      "bytes,"
+      "adamw_matrix_bytes,adamw_bytes,skipped,optimizer_median_ms,optimizer_mean_ms,seconds,tokens_per_second\n"
+      "adamw,0.002,0.016,1,600,1.5,4195328,6291456,224,8390656,296,6291456,8390656,0,10.25,11.5,101,2400\n"
+      "\"a, \"\"b\"\"\",0.002,0.016,2,600,nan,4195328,1605632,224,3704832,296,6291456,8390656,0,10.25,11.5,102,2400\n");
 }
 
 TEST_CASE("curves are means over the seeds where all of them were evaluated") {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The LLaMA example's trainer: resuming bit for bit, steps inside the backward pass and their memory, accumulated batches,
-// the bytes each optimizer keeps, and the text's parts.
+// the bytes each optimizer keeps, weights of floats and of int8, and the text's parts.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -33,6 +33,7 @@ using llama::Parameter;
 using llama::Text;
 using llama::Trainer;
 using llama::TrainerSettings;
+using llama::WeightType;
 using support::mentions;
 using support::refusal;
 
@@ -66,8 +67,14 @@ template <class SomeTrainer>
 Eigen::VectorXf weights_of(SomeTrainer& trainer) {
   Eigen::VectorXf all(llama::parameter_count(trainer.settings().model));
   float* to = all.data();
-  for (const Parameter& p : trainer.model().parameters())
-    to = std::copy_n(trainer.model().weight(p).data(), p.size(), to);
+  auto& model = trainer.model();
+  for (const Parameter& p : model.parameters()) {
+    if (model.is_int8(p))
+      model.int8_weight(p).dequantize(0, p.rows, to);
+    else
+      std::copy_n(model.weight(p).data(), p.size(), to);
+    to += p.size();
+  }
   return all;
 }
 /// What a log says of the training; times differ from run to run.
@@ -140,6 +147,14 @@ using CountingTrainer = llama::BasicTrainer<Counting<float>>;
 /// The bytes of state that the published algorithm keeps for a matrix.
 Index published_state(std::string_view optimizer, Index rank, Index rows, Index cols) {
   const Index longer = std::max(rows, cols), shorter = std::min(rows, cols);
+  const auto blocks = [](Index size) { return (size + 255) / 256; };
+  if (optimizer == "q-galore") {
+    const Index moment = rank * longer, basis = rank * shorter;
+    return 2 * (moment + 4 * blocks(moment)) + (basis + 1) / 2 + 8 * blocks(basis);
+  }
+  if (optimizer == "adamw-8bit")  // blocks follow rows, or the whole matrix where they are short
+    return 2 * (rows * cols + 4 * (cols < 256 ? blocks(rows * cols) : rows * blocks(cols)));
+  if (optimizer.substr(0, 2) == "q-") optimizer.remove_prefix(2);
   if (optimizer == "sgd" || optimizer == "scale") return 0;
   if (optimizer == "sgd-momentum") return 4 * longer * shorter;
   if (optimizer == "flora") return 4 * rank * longer;
@@ -156,17 +171,18 @@ Index published_state(std::string_view optimizer, Index rank, Index rows, Index 
 
 TEST_CASE("a run that was resumed ends in the same bits as one without the break") {
   for (const llama::Tuned& tuned : llama::tuned)
-    for (const std::int64_t stop : {4, 6}) {  // after new bases, and before
+    for (const std::int64_t stop : {4, 5, 6}) {  // after new bases, in between, and before
       INFO(tuned.name, ", stopped after ", stop);
       const Folder folder("resume"), again("again");
       TrainerSettings s = settings(tuned.name);
+      if (stop == 5) s.weights = WeightType::int8;
       Trainer whole(s, text), first(s, text);
       train(whole, 8);
       train(first, stop);
       first.save(folder.path);
       const fs::path checkpoint = Trainer::newest_checkpoint(folder.path);
 
-      s.threads = stop == 4 ? 2 : 1, s.layerwise = stop == 6;  // neither decides a bit
+      s.threads = stop == 6 ? 1 : 2, s.layerwise = stop != 4, s.recompute = stop != 4;  // none decides a bit
       Trainer second(s, text);
       second.load(checkpoint);
       CHECK(second.step_number() == stop);
@@ -197,6 +213,7 @@ TEST_CASE("a checkpoint of other settings is refused by the name of the one that
   const std::vector<std::pair<const char*, void (*)(TrainerSettings&)>> changes{
       {"hidden", [](TrainerSettings& s) { s.model.hidden = 20, s.matrices.rank = 4; }},
       {"tied", [](TrainerSettings& s) { s.model.tied = true; }},
+      {"weights", [](TrainerSettings& s) { s.weights = WeightType::int8; }},
       {"optimizer", [](TrainerSettings& s) { s.optimizer = "apollo-gaussian"; }},
       {"lr", [](TrainerSettings& s) { s.lr = 0.123; }},
       {"rank", [](TrainerSettings& s) { s.matrices.rank = 5; }},
@@ -215,7 +232,7 @@ TEST_CASE("a checkpoint of other settings is refused by the name of the one that
   CHECK(load_refusal(same, checkpoint).empty());
 
   const nlohmann::json made_with = nlohmann::json::parse(bytes_of(checkpoint / "trainer.json"));
-  CHECK(made_with.at("settings").size() >= 25);
+  CHECK(made_with.at("settings").size() >= 26);
   for (const auto& [key, value] : made_with.at("settings").items()) {  // all the others
     nlohmann::json changed = made_with;
     changed["settings"].erase(key);
@@ -282,6 +299,7 @@ TEST_CASE("steps inside the backward pass give the same bits with one layer's gr
         INFO(tuned.name, ", intermediate ", intermediate, ", tied ", tied);
         TrainerSettings s = settings(tuned.name);
         s.model.tied = tied, s.model.intermediate = intermediate;
+        if (intermediate == 24) s.weights = WeightType::int8;
         std::vector<std::size_t> units(4, 0);  // bytes of each one's gradients
         for (const Parameter& p : llama::parameters_of(s.model))
           units[p.unit] += 4 * static_cast<std::size_t>(p.size());
@@ -378,6 +396,8 @@ TEST_CASE("every optimizer keeps the published number of values for each matrix"
         CAPTURE(p.name);
         const bool matrix = p.kind == llama::Kind::matrix;
         Index expected = matrix ? published_state(name, s.model.hidden / 4, p.rows, p.cols) : 8 * p.size();
+        if (!matrix && p.kind != llama::Kind::norm && (name.rfind("q-", 0) == 0 || name == "adamw-8bit"))
+          expected = published_state("adamw-8bit", 0, p.rows, p.cols);
         if (matrix && name == "adam-mini") expected = 4 * (p.size() + (p.by_head ? s.model.heads : p.rows));
         CHECK(trainer.optimizer().state_bytes(p.name) == expected);
         all += expected;
@@ -386,10 +406,11 @@ TEST_CASE("every optimizer keeps the published number of values for each matrix"
       const llama::Run run = trainer.summary();
       CHECK(run.matrix_state_bytes == matrices);
       CHECK(run.state_bytes == all);
+      CHECK(run.weight_bytes == 4 * llama::parameter_count(s.model));
       CHECK(run.adamw_matrix_bytes == adamw);
       CHECK(run.adamw_bytes == 8 * llama::parameter_count(s.model));
-      const bool limited = name.rfind("apollo", 0) == 0 || name == "fira" || name == "structured-adamw";
-      CHECK(run.matrix_record_bytes == (limited ? 12 : 8) * count);
+      const bool limited = name.find("apollo") < 3 || name == "fira" || name == "structured-adamw";
+      CHECK(run.matrix_record_bytes == (name == "q-galore" ? 52 : limited ? 12 : 8) * count);
       if (!small) nano[name] = matrices;
     }
   // The shorter side of each of nano's matrices is its hidden size h, so rank h / 4 keeps a quarter of AdamW's, rank 1 an h-th.
@@ -419,6 +440,63 @@ TEST_CASE("every optimizer lowers the loss") {
     train(matrices, 40);
     CHECK(matrices.validation_loss() < before);
   }
+}
+
+TEST_CASE("int8 weights train under every optimizer") {
+  std::string lines;
+  for (int i = 0; i < 40; ++i) lines += "one line, again and again. ";
+  const Text repetitive({lines.begin(), lines.end()}, "lines", 16);
+  for (const llama::Tuned& tuned : llama::tuned) {
+    const std::string name(tuned.name);
+    CAPTURE(name);
+    TrainerSettings s = settings(name);
+    s.steps = 40, s.other_lr = 1.6e-2, s.weights = WeightType::int8;
+    if (name == "adamw-one-lr") s.lr = s.other_lr;
+    if (name == "flora") s.lr = 0.1;
+    if (name == "flora-factored") s.lr = 1e-3;
+    Trainer trainer(s, repetitive);
+    const Eigen::VectorXf start = weights_of(trainer);
+    const double before = trainer.validation_loss();
+    train(trainer, 40);
+    CHECK(trainer.validation_loss() < 0.8 * before);
+    CHECK(trainer.summary(1).weight_bytes == llama::weight_bytes(s.model, WeightType::int8));
+    Index at = 0;
+    for (const Parameter& p : trainer.model().parameters()) {  // steps reach every weight's codes
+      CAPTURE(p.name);
+      CHECK(trainer.model().is_int8(p) == (p.kind != llama::Kind::norm));
+      const bool moved = weights_of(trainer).segment(at, p.size()) != start.segment(at, p.size());
+      CHECK(moved);
+      at += p.size();
+    }
+  }
+}
+
+TEST_CASE("stochastic rounding moves weights where steps are far below a scale, rounding to nearest leaves them") {
+  const auto moved = [](const char* optimizer) {
+    TrainerSettings s = settings(optimizer);
+    s.weights = WeightType::int8, s.lr = s.other_lr = 1e-6, s.warmup = 0, s.matrices.scale = 1;
+    s.matrices.limiter_gamma = 1.01;
+    Trainer trainer(s, text);
+    const auto codes = [&] {
+      std::vector<std::uint8_t> all;
+      for (const Parameter& p : trainer.model().parameters()) {
+        if (p.kind != llama::Kind::matrix) continue;
+        const auto& own = trainer.model().int8_weight(p).codes();
+        all.insert(all.end(), own.begin(), own.end());
+      }
+      return all;
+    };
+    const std::vector<std::uint8_t> before = codes();
+    train(trainer, 8);
+    const std::vector<std::uint8_t> after = codes();
+    double count = 0;
+    for (std::size_t i = 0; i < before.size(); ++i) count += before[i] != after[i];
+    return count / static_cast<double>(before.size());
+  };
+  CHECK(moved("apollo") == 0);
+  CHECK(moved("apollo-mini") == 0);
+  CHECK(moved("q-apollo") > 1e-3);
+  CHECK(moved("q-apollo-mini") > 1e-3);
 }
 
 TEST_CASE("the seed draws the projections") {
