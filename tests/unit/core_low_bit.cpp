@@ -326,7 +326,7 @@ TEST_CASE("random bits: 16 a value, where the text says, and none of them twice"
     std::vector<std::uint32_t> own;
     for (Index i = 0; i < apollo::storage_block; ++i) own.push_back(byte(i));
     for (int i = 0; i < apollo::storage_block; ++i) {
-      const std::uint32_t next = own[static_cast<std::size_t>((i + 1) % apollo::storage_block)];
+      const std::uint32_t next = own[static_cast<std::size_t>((i & ~15) | ((i + 1) & 15))];
       const std::uint16_t bits = apollo::rounding::bits_of(random, i);
       wrong += bits != own[static_cast<std::size_t>(i)] + (next << 8);
       mean += bits / (5.0 * apollo::storage_block);

@@ -38,6 +38,7 @@ void check_steps(Index count) {
   const auto n = static_cast<int>(count);
   const double tolerance = 16 * static_cast<double>(std::numeric_limits<T>::epsilon());
   using Moments = apollo::AdamMoments<>;
+  using Storage = apollo::MomentStorage<T, T>;
   apollo::MomentCoefficients<T> c{};
   apollo::StepCoefficients<T> step{};
   apollo::Settings settings;
@@ -65,7 +66,7 @@ void check_steps(Index count) {
     expected_apply_steps.push_back(0.75 * (0.5 * at(w, i) - at(steps, i) * at(g, i)));
   }
   std::vector<T> first = m, second = v, out(g.size() + 1, T(5));
-  Kernels::template moments<Moments>(g.data(), out.data(), first.data(), second.data(), n, c);
+  Kernels::template moments<Moments, Storage>(g.data(), out.data(), first.data(), second.data(), n, c);
   CHECK(worst(out, expected_n) <= 8 * tolerance);
   CHECK(worst(first, expected_m) <= tolerance);
   CHECK(worst(second, expected_v) <= tolerance);
@@ -74,8 +75,8 @@ void check_steps(Index count) {
   const apollo::simd::Apply<T> apply{T(0.5), T(0.75), T(0.25)};
   std::vector<T> weights = w;
   first = m, second = v;
-  Kernels::template update<Moments>(weights.data(), g.data(), first.data(), second.data(), n, step, apply,
-                                    steps.data());
+  Kernels::template update<Moments, Storage>(weights.data(), g.data(), first.data(), second.data(), n, step, apply,
+                                             steps.data());
   CHECK(worst(weights, expected_w) <= 8 * tolerance);
   weights = w;
   Kernels::apply(weights.data(), g.data(), n, apply, static_cast<const T*>(nullptr));

@@ -21,6 +21,8 @@ struct Int8Linear {
   static constexpr int bits = 8;
   static constexpr bool stochastic = true;
   static constexpr bool root_of_second = true;
+  /// 65536ths of M's 127 steps and of V's 256, less what keeps them below the next after three roundings.
+  static constexpr float steps[2] = {127.0f * 65536.0f - 2.0f, 256.0f * 65536.0f - 4.0f};
   static void decode(const std::uint8_t* codes, float scale, int number, float* values);
   static void encode(const float* values, std::uint8_t* codes, float& scale, int number, const std::uint8_t* random);
 };
@@ -85,6 +87,12 @@ APOLLO_INLINE float largest(const float* values) {
 /// x cut off at 0 and `most`; a NaN becomes 0.
 APOLLO_INLINE std::int32_t floor_between(float x, float most) {
   const float bounded = x > 0.0f ? x : 0.0f;
+  return static_cast<std::int32_t>(bounded < most ? bounded : most);
+}
+/// 65536ths of a step, of either sign, cut off at 127 steps; a NaN becomes -127 of them.
+APOLLO_INLINE std::int32_t fixed(float x) {
+  constexpr float most = 127.0f * 65536.0f;
+  const float bounded = x > -most ? x : -most;
   return static_cast<std::int32_t>(bounded < most ? bounded : most);
 }
 APOLLO_INLINE float reciprocal(float scale) { return scale > 0.0f ? 1.0f / scale : 0.0f; }
@@ -189,12 +197,13 @@ APOLLO_INLINE void Int8Linear::decode(const std::uint8_t* codes, float scale, in
 APOLLO_INLINE void Int8Linear::encode(const float* values, std::uint8_t* codes, float& scale, int number,
                                       const std::uint8_t* random) {
   scale = block::largest<block>(values);
-  const float factor = (number == 0 ? 127.0f : 256.0f) * 65536.0f * block::reciprocal(scale);
-  const float above = number == 0 ? 127.0f * 65536.0f : -65536.0f;
-  const std::int32_t below = number == 0 ? 127 : 0, most = number == 0 ? 254 : 255;
-  for (int i = 0; i < block; ++i) {
-    const std::int32_t code = rounding::code(values[i] * factor + above, rounding::bits_of(random, i));
-    codes[i] = static_cast<std::uint8_t>((code < most ? code : most) - below);
+  const float factor = steps[number] * block::reciprocal(scale);
+  if (number == 0) {
+    for (int i = 0; i < block; ++i)
+      codes[i] = static_cast<std::uint8_t>((block::fixed(values[i] * factor) + rounding::bits_of(random, i)) >> 16);
+  } else {
+    for (int i = 0; i < block; ++i)
+      codes[i] = static_cast<std::uint8_t>(rounding::code(values[i] * factor - 65536.0f, rounding::bits_of(random, i)));
   }
 }
 

@@ -149,9 +149,9 @@ struct AdamMoments {
     accumulate(r, state, c);
     return normalise(state[0], square_root(state[1]), c);
   }
-  /// The two halves of update, for loops that take the square root of many values at once.
-  template <class T>
-  APOLLO_INLINE static void accumulate(T r, T* state, const MomentCoefficients<T>& c) {
+  /// The two halves of update, for loops that take the square root of many values at once; of numbers or of vectors of them.
+  template <class V, class T>
+  APOLLO_INLINE static void accumulate(const V& r, V* state, const MomentCoefficients<T>& c) {
     state[0] = c.beta1 * state[0] + c.one_minus_beta1 * r;
     state[1] = c.beta2 * state[1] + c.one_minus_beta2 * (r * r);
   }
@@ -161,7 +161,7 @@ struct AdamMoments {
     denominator(root_of_second, c, below);
     return c.first_factor * first / below;
   }
-  /// What the first moment is divided by, for loops that have reciprocals; of a number or of a vector of them.
+  /// What the first moment is divided by, for loops that have reciprocals.
   template <class V, class T>
   APOLLO_INLINE static void denominator(const V& root_of_second, const MomentCoefficients<T>& c, V& below) {
     below = c.second_factor * root_of_second + c.eps;

@@ -7,9 +7,10 @@
 
 namespace apollo::rounding {
 
-/// Random bytes of run number `run`, one more than it has values: byte b is byte b & 3 of word (b >> 6) & 3 of Philox block
-/// 16 run + ((b >> 2) & 15), in the order in which 16 blocks drawn side by side lie in vectors; the last is the first again.
-inline constexpr int bytes = storage_block + 1;
+/// Random bytes of run number `run`, one a value: byte b is byte b & 3 of word (b >> 6) & 3 of Philox block
+/// 16 run + ((b >> 2) & 15), in the order in which 16 blocks drawn side by side lie in vectors. The first 16 follow once more,
+/// for a part of a run that begins anywhere and reads to the end of its last 16.
+inline constexpr int bytes = storage_block + 16;
 
 /// Cost: one block for 16 values.
 APOLLO_INLINE void draw(const RandomStream& stream, Index run, std::uint8_t* random) {
@@ -23,13 +24,14 @@ APOLLO_INLINE void draw(const RandomStream& stream, Index run, std::uint8_t* ran
   for (int k = 0; k < 4; ++k)
     for (int i = 0; i < lanes; ++i)
       for (int b = 0; b < 4; ++b) random[4 * (k * lanes + i) + b] = static_cast<std::uint8_t>(words[k][i] >> 8 * b);
-  random[storage_block] = random[0];
+  for (int i = 0; i < lanes; ++i) random[storage_block + i] = random[i];
 }
 
-/// The 16 bits of value i: a byte of its own above one that it shares with its neighbour, where that one is the upper. So
-/// each value's are uniform, and what decides between neighbours nearly always is not shared.
+/// The 16 bits of value i: the next value's byte above its own, which is the upper one of the value before; each sixteen go
+/// round, so that one permutation makes a vector of them. Each value's are uniform, and two values that share a byte have
+/// it where it decides for one of them only.
 APOLLO_INLINE std::uint16_t bits_of(const std::uint8_t* random, int i) {
-  return static_cast<std::uint16_t>(random[i] | random[i + 1] << 8);
+  return static_cast<std::uint16_t>(random[i] | random[(i & ~15) | ((i + 1) & 15)] << 8);
 }
 
 /// Rounds to nearest.

@@ -57,6 +57,17 @@ struct StorageRun {
   }
 };
 
+/// The first value of a run of an oriented view whose values lie next to each other there too; else null.
+template <class V>
+constexpr V* adjacent(const MatrixView<V>& view, const StorageRun& run) {
+  const bool rows = run.order == Order2D::row_major;
+  const Index line = rows ? view.row_stride : view.col_stride;
+  const Index stride = rows ? view.col_stride : view.row_stride;
+  const bool whole = stride == 1 && (run.length == run.across || line == run.across);
+  const Index first = run.value() / run.across, at = run.value() - first * run.across;
+  return whole ? view.data + first * line + at : nullptr;
+}
+
 /// The run from value `at` on of one line of `size` values, such as R.
 constexpr StorageRun flat_run(Index at, Index size) {
   const Index left = size - at;

@@ -9,15 +9,14 @@ namespace apollo {
 
 template <class T>
 struct EigenMoments {
-  /// Whether loops leave the square root of V in its place, for a storage that would take it again.
   template <class Moments>
-  static constexpr bool leaves_roots = MomentStorage<stored_t<Moments, T>, T>::takes_roots;
+  using StorageOf = MomentStorage<stored_t<Moments, T>, T>;
 
   /// Calls body(first, second) with the moments of a run, opened to T.
   template <class Moments, class Body>
   static void with_moments(const MomentPointers<stored_t<Moments, T>>& state, const StorageRun& run,
                            const StepCoefficients<T>& c, Body&& body) {
-    using Storage = MomentStorage<stored_t<Moments, T>, T>;
+    using Storage = StorageOf<Moments>;
     T* opened[2] = {nullptr, nullptr};
     if constexpr (Storage::in_place) {
       for (int b = 0; b < Moments::buffers; ++b) opened[b] = state.buffer[b] + run.value();
@@ -45,9 +44,36 @@ struct EigenMoments {
                      const StepCoefficients<T>& c) {
     with_moments<Moments>(state, run, c, [&](T* first, T* second) {
       simd::dispatch([&](auto kernels) {
-        kernels.template moments<Moments, leaves_roots<Moments>>(r, n, first, second, run.count, c.moments);
+        kernels.template moments<Moments, StorageOf<Moments>>(r, n, first, second, run.count, c.moments);
       });
     });
+  }
+
+  /// Whether whole runs of weights, adjacent like their gradients, are stepped in one pass.
+  template <class Moments, class Kept, class G>
+  static constexpr bool in_one_pass = [] {
+    if constexpr (StorageOf<Moments>::in_blocks && takes_root<Moments>)
+      return StorageOf<Moments>::Format::block == storage_block && std::is_same_v<typename Kept::Value, T> &&
+             simd::readable<G, T>;
+    else
+      return false;
+  }();
+  /// That pass; false if the values are not adjacent, and then nothing has happened.
+  template <class Moments, class Kept, class G>
+  static bool update_block(const Kept& w, const MatrixView<const G>& x,
+                           const MomentPointers<stored_t<Moments, T>>& state, const StorageRun& run,
+                           const StepCoefficients<T>& c) {
+    using Storage = StorageOf<Moments>;
+    T* weights = adjacent(w.view, run);
+    const G* gradient = adjacent(x, run);
+    if (weights == nullptr || gradient == nullptr) return false;
+    const simd::Apply<T> apply{c.decay_before, c.decay_after, static_cast<T>(c.step)};
+    const auto first = Storage::block_at(state.buffer[0], run, 0), second = Storage::block_at(state.buffer[1], run, 0);
+    simd::dispatch([&](auto kernels) {
+      kernels.template update_block<Moments, Storage>(weights, gradient, first, second, run.block(storage_block), c,
+                                                      apply);
+    });
+    return true;
   }
 
   /// Adds the squares of a run of kept x rank values, number `at` and after, to their channels.

@@ -250,6 +250,8 @@ class EigenSession {
       if constexpr (Kept::by_run) {
         for_storage_runs(order, plan.kept, plan.removed, rows ? first : 0, rows ? last : plan.kept, rows ? 0 : first,
                          rows ? plan.removed : last, [&](const StorageRun& run) {
+                           if constexpr (Kept::stochastic && !Kept::grouped && simd::readable<G, T>)
+                             if (apply_stochastic(w, x, run, c, channel_step)) return;
                            runs::change_parts<T>(w, run, [&](Index j, Index s, int count, int, T* values) {
                              runs::with_values<T>(x.at(j, s), x_stride, count,
                                                   [&](const auto* g) { change(j, count, values, g); });
@@ -327,6 +329,7 @@ class EigenSession {
   void update(const Plan& plan, const Kept& w, const MatrixView<const G>& x,
               const MomentPointers<stored_t<Moments, T>>& state, const StepCoefficients<T>& c,
               const T* channel_step) const {
+    using Storage = typename Runs::template StorageOf<Moments>;
     const Order2D order = plan.state_order;
     const bool rows = order == Order2D::row_major;
     const bool by_channel = channel_step != nullptr;
@@ -335,15 +338,17 @@ class EigenSession {
       const simd::Apply<T> apply{c.decay_before, c.decay_after, by_channel ? channel_step[j] : static_cast<T>(c.step)};
       const T* steps = by_channel && !rows ? channel_step + j : nullptr;
       simd::dispatch([&](auto kernels) {
-        kernels.template update<Moments, Runs::template leaves_roots<Moments>>(values, g, first, second, count, c,
-                                                                               apply, steps);
+        kernels.template update<Moments, Storage>(values, g, first, second, count, c, apply, steps);
       });
     };
     executor::for_tiles(pool_, plan.tiles, [&](Index number, int) {
       const Index tile = plan.tiles - 1 - number;  // backwards: the guard has left the end of X in the cache
       const Index begin = plan.tile_begin(tile), end = plan.tile_end(tile);
-      if constexpr (!MomentStorage<stored_t<Moments, T>, T>::in_place || Kept::by_run) {
+      if constexpr (!Storage::in_place || Kept::by_run) {
         for_storage_runs(order, plan.kept, plan.removed, begin, end, 0, plan.removed, [&](const StorageRun& run) {
+          if constexpr (Runs::template in_one_pass<Moments, Kept, G>)
+            if (!by_channel && run.count == storage_block && Runs::template update_block<Moments>(w, x, state, run, c))
+              return;
           Runs::template with_moments<Moments>(state, run, c, [&](T* first, T* second) {
             runs::change_parts<T>(w, run, [&](Index j, Index s, int count, int offset, auto* values) {
               runs::with_values<T>(x.at(j, s), x_stride, count, [&](const auto* g) {
@@ -367,6 +372,24 @@ class EigenSession {
   }
 
  private:
+  /// A whole run of bfloat16 weights in one pass, if they and x lie adjacent in one line; else false, and nothing happened.
+  template <class Kept, class G>
+  bool apply_stochastic(const Kept& w, const MatrixView<const G>& x, const StorageRun& run,
+                        const StepCoefficients<T>& c, const T* channel_step) const {
+    const Index line = run.value() / run.across, at = run.value() - line * run.across;
+    if (run.count != storage_block || at + storage_block > run.across) return false;
+    bfloat16* weights = adjacent(w.view, run);
+    const G* values = adjacent(x, run);
+    if (weights == nullptr || values == nullptr) return false;
+    const bool rows = run.order == Order2D::row_major;
+    const T* steps = channel_step + (rows ? line : at);
+    const simd::Apply<T> apply{c.decay_before, c.decay_after, *steps};
+    simd::dispatch([&](auto kernels) {
+      kernels.apply_stochastic(weights, values, apply, rows ? nullptr : steps, w.rounding, run.block(storage_block));
+    });
+    return true;
+  }
+
   /// Calls body(number) for all groups of a packed basis, 64 of them a tile.
   template <class Body>
   void for_groups(Index size, Body&& body) const {

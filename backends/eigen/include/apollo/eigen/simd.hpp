@@ -53,6 +53,18 @@ struct Apply {
   T step = 0;
 };
 
+/// For each of sixteen values its own byte, the next one's, and two of zero, as a permutation of bytes has it: rounding::bits_of.
+struct Neighbours {
+  alignas(64) std::uint8_t byte[64] = {};
+  constexpr Neighbours() {
+    for (int i = 0; i < 64; ++i) {
+      const int place = i % 4;
+      byte[i] = static_cast<std::uint8_t>(place == 0 ? i / 4 : place == 1 ? (i / 4 + 1) % 16 : 0x80);
+    }
+  }
+};
+inline constexpr Neighbours neighbours{};
+
 }  // namespace apollo::simd
 
 // Entry points, and what is inlined into them.

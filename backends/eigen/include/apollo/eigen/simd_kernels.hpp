@@ -13,16 +13,17 @@ namespace apollo::simd::APOLLO_ISA_NAMESPACE {
 struct Kernels : Storages {
   // --- moments and steps ------------------------------------------------------------------------------------------------
 
-  /// Updates `count` moments by r and writes N; n may be r. The second becomes its square root where `leaves_roots`.
-  template <class Moments, bool leaves_roots = false, class T>
+  /// Updates `count` moments by r and writes N; n may be r. Storages in blocks get roots and quotients that are estimates, and
+  /// the second moment's roots in its place where they take them.
+  template <class Moments, class Storage, class T>
   APOLLO_KERNEL void moments(const T* r, T* n, T* first, T* second, int count, const MomentCoefficients<T>& given) {
     const MomentCoefficients<T> c = given;
     T in[chunk], out[chunk], m[chunk], v[chunk];
     for (int i = 0; i < count; i += chunk) {
       const int rest = count - i;
-      moments_chunk<Moments, leaves_roots>(open(r + i, in, rest), rest < chunk ? out : n + i,
-                                           open_if<Moments, 1>(first, i, m, rest),
-                                           open_if<Moments, 2>(second, i, v, rest), c);
+      moments_chunk<Moments, Storage>(open(r + i, in, rest), rest < chunk ? out : n + i,
+                                      open_if<Moments, 1>(first, i, m, rest), open_if<Moments, 2>(second, i, v, rest),
+                                      c);
       if (rest >= chunk) continue;
       copy(out, n + i, rest);
       close_if<Moments, 1>(m, first, i, rest);
@@ -31,7 +32,7 @@ struct Kernels : Storages {
   }
 
   /// Moments and apply in one pass over `count` weights. `steps`, if there, has a step for each; else a.step is everybody's.
-  template <class Moments, bool leaves_roots = false, class T, class W, class G>
+  template <class Moments, class Storage, class T, class W, class G>
   APOLLO_KERNEL void update(W* w, const G* g, T* first, T* second, int count, const StepCoefficients<T>& given,
                             const Apply<T>& apply, const T* steps) {
     const MomentCoefficients<T> c = given.moments;
@@ -40,14 +41,84 @@ struct Kernels : Storages {
     T weight[chunk], gradient[chunk], m[chunk], v[chunk], step[chunk];
     for (int i = 0; i < count; i += chunk) {
       const int rest = count - i;
-      update_chunk<Moments, leaves_roots>(open(w + i, weight, rest), open(g + i, gradient, rest),
-                                          open_if<Moments, 1>(first, i, m, rest),
-                                          open_if<Moments, 2>(second, i, v, rest), c, a, factor, coupled,
-                                          steps == nullptr ? steps : open(steps + i, step, rest));
+      update_chunk<Moments, Storage>(open(w + i, weight, rest), open(g + i, gradient, rest),
+                                     open_if<Moments, 1>(first, i, m, rest), open_if<Moments, 2>(second, i, v, rest), c,
+                                     a, factor, coupled, steps == nullptr ? steps : open(steps + i, step, rest));
       close(weight, w + i, rest);
       if (rest >= chunk) continue;
       close_if<Moments, 1>(m, first, i, rest);
       close_if<Moments, 2>(v, second, i, rest);
+    }
+  }
+
+  /// The same with one block of 8-bit moments a run, in one pass but for their codes, which need the largest of all. `w` and `g`
+  /// are adjacent.
+  template <class Moments, class Storage, class G>
+  APOLLO_KERNEL void update_block(float* w, const G* g, const typename Storage::Block& first,
+                                  const typename Storage::Block& second, Index run,
+                                  const StepCoefficients<float>& given, const Apply<float>& apply) {
+    using Format = typename Storage::Format;
+    const MomentCoefficients<float> c = given.moments;
+    const Apply<float> a = apply;
+    const float factor = given.gradient_factor, coupled = given.coupled_decay;
+    const float unit0 = unit<Format, 0>(*first.scale), unit1 = unit<Format, 1>(*second.scale);
+    alignas(64) float m[storage_block], v[storage_block];
+    alignas(64) std::uint8_t random[Format::stochastic ? rounding::bytes : 1];
+    if constexpr (Format::stochastic) draw_rounding(given.rounding, run, random);
+    Ints most0{}, most1{};
+    for (int i = 0; i < storage_block; i += n) {
+      Floats state[2], r, weight, root, below, inverse;
+      __builtin_prefetch(g + i + 2 * storage_block);
+      __builtin_prefetch(w + i + 2 * storage_block);
+      widen<float, n>(g + i, r);
+      load(w + i, weight);
+      decode_vector<Format, 0>(first.codes + i, unit0, state[0]);
+      decode_vector<Format, 1>(second.codes + i, unit1, state[1]);
+      r *= factor;
+      if (coupled != 0.0f) r += coupled * weight;
+      Moments::accumulate(r, state, c);
+      roots_nearly(state[1], root);
+      Moments::denominator(root, c, below);
+      reciprocals_nearly(below, inverse);
+      if (Storage::takes_roots) state[1] = root;
+      store(a.after * (a.before * weight - a.step * (c.first_factor * state[0] * inverse)), w + i);
+      store(state[0], m + i);
+      store(state[1], v + i);
+      note_largest(state[0], most0);
+      note_largest(state[1], most1);
+    }
+    *first.scale = finish_largest(most0);
+    *second.scale = finish_largest(most1);
+    const float per_unit0 = per_unit<Format, 0>(*first.scale), per_unit1 = per_unit<Format, 1>(*second.scale);
+    for (int i = 0; i < storage_block; i += n) {
+      Floats x, y;
+      Ints bits{};
+      if constexpr (Format::stochastic) load_random(random, i, bits);
+      load(m + i, x);
+      load(v + i, y);
+      encode_vector<Format, 0>(x, per_unit0, bits, first.codes + i);
+      encode_vector<Format, 1>(y, per_unit1, bits, second.codes + i);
+    }
+  }
+
+  /// apply() of a whole storage run of adjacent bfloat16 weights along one channel or one line of channels, rounded
+  /// stochastically.
+  template <class X>
+  APOLLO_KERNEL void apply_stochastic(bfloat16* w, const X* x, const Apply<float>& given, const float* steps,
+                                      const RandomStream& stream, Index run) {
+    const Apply<float> a = given;
+    alignas(64) std::uint8_t random[rounding::bytes];
+    draw_rounding(stream, run, random);
+    for (int i = 0; i < storage_block; i += n) {
+      Floats weight, u, step = Floats{} + a.step;
+      Ints noise;
+      __builtin_prefetch(x + i + 2 * storage_block);
+      __builtin_prefetch(w + i + 2 * storage_block);
+      widen<float, n>(w + i, weight);
+      widen<float, n>(x + i, u);
+      if (steps != nullptr) load(steps + i, step);
+      load_random(random, i, noise);
+      round_stochastic(a.after * (a.before * weight - step * u), noise, w + i);
     }
   }
 
@@ -97,8 +168,8 @@ struct Kernels : Storages {
   }
 
  private:
-  /// What is converted is fetched so many cache lines early: the conversion of a run is short, and others follow.
-  static constexpr int prefetch_lines = 16;
+  /// Streams are fetched so many cache lines early: further than the processor does by itself, which stops at each page.
+  static constexpr int prefetch_lines = 32;
   template <class V>
   static constexpr int line = 64 / static_cast<int>(sizeof(V));
 
@@ -138,7 +209,7 @@ struct Kernels : Storages {
   /// A whole chunk in place; the rest of a run in `buffer`, filled up with zeros, so that the same code meets it.
   template <class V, class T>
   APOLLO_PART V* fill(V* values, T* buffer, int rest) {
-    if constexpr (sizeof(V) == 2) prefetch(values);
+    prefetch(values);
     if (rest >= chunk) return values;
     for (int i = 0; i < chunk; ++i) buffer[i] = T(0);
     copy(static_cast<const T*>(values), buffer, rest);
@@ -209,8 +280,8 @@ struct Kernels : Storages {
     for (int i = 0; i < chunk; ++i) n[i] = Moments::normalise(first[i], root[i], c);
   }
 
-  /// The same, and V becomes its root. For moments that are stored in few bits: roots and quotients have an error of 3e-7.
-  template <class Moments>
+  /// The same by estimates, and V becomes its root where that is stored. For moments in few bits: the error is 3e-7.
+  template <class Moments, bool leaves_roots>
   APOLLO_PART void normalise_nearly(float* APOLLO_RESTRICT n, const float* APOLLO_RESTRICT first,
                                     float* APOLLO_RESTRICT second, const MomentCoefficients<float>& c) {
     using Loose = typename Vector<float, lanes<float>>::Loose;
@@ -220,16 +291,16 @@ struct Kernels : Storages {
       roots_nearly(v, root);
       Moments::denominator(root, c, below);
       reciprocals_nearly(below, inverse);
-      *reinterpret_cast<Loose*>(second + i) = root;
+      if (leaves_roots) *reinterpret_cast<Loose*>(second + i) = root;
       *reinterpret_cast<Loose*>(n + i) = c.first_factor * m * inverse;
     }
   }
 
-  template <class Moments, bool leaves_roots, class T>
+  template <class Moments, class Storage, class T>
   APOLLO_PART void moments_chunk(const T* r, T* n, T* first, T* second, const MomentCoefficients<T>& c) {
-    if constexpr (leaves_roots && sizeof(T) == 4) {
+    if constexpr (Storage::in_blocks && takes_root<Moments>) {
       accumulate_chunk<Moments>(r, first, second, c);
-      normalise_nearly<Moments>(n, first, second, c);
+      normalise_nearly<Moments, Storage::takes_roots>(n, first, second, c);
     } else if constexpr (takes_root<Moments>) {
       T root[chunk];
       accumulate_chunk<Moments>(r, first, second, c);
@@ -266,12 +337,12 @@ struct Kernels : Storages {
       for (int i = 0; i < chunk; ++i) r[i] = factor * g[i] + coupled * w[i];
   }
 
-  template <class Moments, bool leaves_roots, class T>
+  template <class Moments, class Storage, class T>
   APOLLO_PART void update_chunk(T* w, const T* g, T* first, T* second, const MomentCoefficients<T>& c,
                                 const Apply<T>& a, T factor, T coupled, const T* steps) {
     T r[chunk], n[chunk];
     scale_chunk(g, w, r, factor, coupled);
-    moments_chunk<Moments, leaves_roots>(r, n, first, second, c);
+    moments_chunk<Moments, Storage>(r, n, first, second, c);
     apply_chunk(w, n, a, steps);
   }
 };

@@ -28,9 +28,17 @@ struct Vectors {
   APOLLO_PART void widen(const V* from, typename Vector<T, width>::Type& to) {
     if constexpr (std::is_same_v<V, bfloat16>) {
       using Bits = Vector<std::uint16_t, width>;
-      using Wide = typename Vector<std::uint32_t, width>::Type;
-      const typename Bits::Type bits = *reinterpret_cast<const typename Bits::Loose*>(from);
-      const Wide wide = __builtin_convertvector(bits, Wide) << 16;
+      typename Vector<std::uint32_t, width>::Type wide;
+#if APOLLO_ISA != 0
+      if constexpr (width * sizeof(T) == vector_bytes) {  // g++ 12 would do it half by half
+        asm("vpmovzxwd {%1, %0|%0, %1}" : "=v"(wide) : "m"(*reinterpret_cast<const typename Bits::Loose*>(from)));
+      } else
+#endif
+      {
+        const typename Bits::Type bits = *reinterpret_cast<const typename Bits::Loose*>(from);
+        wide = __builtin_convertvector(bits, decltype(wide));
+      }
+      wide <<= 16;
       to = reinterpret_cast<typename Vector<T, width>::Type>(wide);
     } else {
       to = *reinterpret_cast<const typename Vector<T, width>::Loose*>(from);
