@@ -35,9 +35,13 @@ def galore_torch(torch, modules, matrices, others, gap):
 
 
 def bitsandbytes(torch, modules, matrices, others):
-    import bitsandbytes.optim
+    from bitsandbytes.optim import AdamW8bit, GlobalOptimManager
 
-    return bitsandbytes.optim.AdamW8bit([p for p, _ in matrices] + others, lr=LR)
+    parameters = [p for p, _ in matrices] + others
+    manager = GlobalOptimManager.get_instance()
+    manager.register_parameters(parameters)
+    manager.override_config(others, "optim_bits", 32)  # as the member that it is compared with steps them
+    return AdamW8bit(parameters, lr=LR, min_8bit_size=1)
 
 
 PACKAGES = {

@@ -21,7 +21,9 @@ from equations import FAULTS, largest_error, verify_projections  # noqa: E402
 from matrices import decode, metric, read, write  # noqa: E402
 
 CHECK_TOLERANCE = 1e-6  # weights, regenerated against the file
-PROJECTION_TOLERANCE = 1e-4  # projections, regenerated against the file, up to the sign of each direction
+# Projections, regenerated against the file, up to the sign of each direction: LAPACK and OpenBLAS, in floats, come to 1.8e-4.
+CHECK_PROJECTION_TOLERANCE = 5e-4
+PROJECTION_TOLERANCE = 1e-4  # those of the file against double precision
 # Double precision against the references' float32: 100 roundings of a weight (50 steps, with decay) wander to 1e-6.
 VERIFY_TOLERANCE = 2e-6
 FAULT_THRESHOLD = 1e-5
@@ -56,7 +58,7 @@ def compare_packages(packages, stored):
 def compare_case(new, old, projection_error):
     """The differences, as sentences, and the largest one of the weights."""
     name, failures, largest = new["name"], [], 0.0
-    if not projection_error <= PROJECTION_TOLERANCE:
+    if not projection_error <= CHECK_PROJECTION_TOLERANCE:
         failures.append(f"{name}: projections differ, {projection_error:.2g}")
     failures += [f"{name}: {key} differs" for key in new
                  if key not in ("weights", "projections") and new[key] != old.get(key)]

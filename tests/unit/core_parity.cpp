@@ -14,6 +14,7 @@
 
 #include <apollo/optimizer/named.hpp>
 
+#include "base64.hpp"
 #include "support.hpp"
 
 namespace {
@@ -25,36 +26,8 @@ using support::Matrix;
 using support::Tensor;
 using Json = nlohmann::json;
 
-std::vector<unsigned char> decode_base64(const std::string& text) {
-  std::vector<unsigned char> bytes;
-  std::uint32_t buffer = 0;
-  int held = 0;
-  for (const char c : text) {
-    std::uint32_t six = 0;
-    if (c >= 'A' && c <= 'Z')
-      six = static_cast<std::uint32_t>(c - 'A');
-    else if (c >= 'a' && c <= 'z')
-      six = static_cast<std::uint32_t>(c - 'a') + 26;
-    else if (c >= '0' && c <= '9')
-      six = static_cast<std::uint32_t>(c - '0') + 52;
-    else if (c == '+')
-      six = 62;
-    else if (c == '/')
-      six = 63;
-    else
-      continue;
-    buffer = buffer << 6 | six;
-    held += 6;
-    if (held >= 8) {
-      held -= 8;
-      bytes.push_back(static_cast<unsigned char>(buffer >> held));
-    }
-  }
-  return bytes;
-}
-
 Matrix decode(const Json& entry, Index rows, Index cols) {
-  const auto bytes = decode_base64(entry.at("data").get<std::string>());
+  const auto bytes = support::decode_base64(entry.at("data").get<std::string>());
   Matrix matrix(rows, cols);
   REQUIRE(bytes.size() == 4 * matrix.values.size());
   for (std::size_t i = 0; i < matrix.values.size(); ++i) {
