@@ -108,6 +108,17 @@ std::vector<Outcome> run_members(const Device& device) {
   suite.template run<AdamW<>, bfloat16, bfloat16>("AdamW, bf16", {.lr = 0.01});
   suite.template run<AdamW<Half, StochasticWeights>, bfloat16, bfloat16>("AdamW, bf16, all stochastic", {.lr = 0.01});
   suite.template run<AdamW<Half>, float, bfloat16>("AdamW, fp32, bf16 moments and gradients", {.lr = 0.01});
+  suite.template run<ApolloMini<>, float, float>("APOLLO-Mini, fp32", {.lr = 0.01});
+  suite.template run<ApolloMini<Half, StochasticWeights>, bfloat16, bfloat16>("APOLLO-Mini, bf16, all stochastic",
+                                                                              {.lr = 0.01});
+  suite.template run<Apollo<>, float, float>("APOLLO by sparse signs, fp32", {.lr = 0.01, .rank = 16});
+  suite.template run<Apollo<>, bfloat16, bfloat16>("APOLLO by sparse signs, bf16", {.lr = 0.01, .rank = 16});
+  suite.template run<Apollo<Half, StochasticWeights>, bfloat16, bfloat16>("APOLLO by sparse signs, all stochastic",
+                                                                          {.lr = 0.01, .rank = 16});
+  suite.template run<Apollo<RandomProjection<Gaussian>>, float, float>("APOLLO by normals, fp32",
+                                                                       {.lr = 0.01, .rank = 6});
+  suite.template run<Apollo<RandomProjection<Rademacher>>, bfloat16, bfloat16>("APOLLO by signs, bf16",
+                                                                               {.lr = 0.01, .rank = 6});
   suite.template run<Sgd<>, float, float>("SGD, fp32", {.lr = 0.1});
   suite.template run<SgdMomentum<>, bfloat16, float>("SGD with momentum, bf16", {.lr = 0.1});
   return suite.outcomes;

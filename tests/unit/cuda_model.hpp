@@ -59,9 +59,11 @@ struct Leaf {
 
 inline std::string leaf_name(std::size_t i) { return "tensor " + std::to_string(i); }
 
-/// Norms that grow from step to step by more than a limiter allows, with a direction that changes.
+/// One direction that stays and one that changes, of norms that grow: updates grow by more than a limiter allows.
 inline Matrix gradient(const Leaf& leaf, std::size_t number, int step) {
-  const Matrix g = support::uniform_matrix(leaf.rows, leaf.cols, 11 + number, static_cast<std::uint64_t>(step));
+  Matrix g = support::uniform_matrix(leaf.rows, leaf.cols, 11 + number, 1000);
+  const Matrix own = support::uniform_matrix(leaf.rows, leaf.cols, 11 + number, static_cast<std::uint64_t>(step));
+  for (std::size_t i = 0; i < g.values.size(); ++i) g.values[i] += 0.5 * own.values[i];
   return support::scaled(g, 0.01 * std::pow(1.5, step));
 }
 inline Matrix start(const Leaf& leaf, std::size_t number) {

@@ -79,8 +79,8 @@ struct Plan {
     return (weight_order == Order2D::row_major) != transposed ? Order2D::row_major : Order2D::column_major;
   }
   /// Numbers in one moment buffer.
-  constexpr Index moment_size() const { return kept * rank; }
-  constexpr Index blocks() const { return kept / block; }
+  APOLLO_HD constexpr Index moment_size() const { return kept * rank; }
+  APOLLO_HD constexpr Index blocks() const { return kept / block; }
 
   template <class T>
   constexpr MatrixView<T> orient(const MatrixView<T>& view) const {

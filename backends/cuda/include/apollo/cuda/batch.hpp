@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include <apollo/cuda/elementwise.hpp>
+#include <apollo/cuda/structured.hpp>
 #include <apollo/step/plan.hpp>
 #include <apollo/step/state.hpp>
 
@@ -140,7 +140,7 @@ class Batch {
 
  protected:
   /// The loops that a step may have, in the order in which their parts lie.
-  enum Pass { by_tensor, by_run, along_channels, across_channels, by_moment, passes };
+  enum Pass { by_tensor, by_run, by_draw, along_channels, across_channels, by_moment, passes };
 
   void insert(Tensor<Device>&& tensor, const Index (&parts)[passes]) {
     const auto number = static_cast<std::int32_t>(tensors_.size());
@@ -190,7 +190,31 @@ class TypedBatch final : public Batch<Device> {
   using Moments = typename Policies::Moments;
   using Stored = stored_t<Moments, float>;
 
-  static_assert(Policies::one_pass, "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
+  using Projection = typename Policies::Projection;
+  using Granularity = typename Policies::Granularity;
+
+  /// s o X with a scale of R = X P^T: APOLLO and its like.
+  static constexpr bool structured =
+      Projection::projects && !Granularity::elementwise && !Granularity::of_update && Moments::shared == Shared::none;
+  static constexpr bool draws_matrix = is_drawn_as_matrix<Projection, Projection::projects>();
+  static constexpr bool draws_signs = [] {
+    if constexpr (Projection::random)
+      return std::is_same_v<typename Projection::Sketch, SparseSign>;
+    else
+      return false;
+  }();
+  static constexpr bool draws_numbers = [] {
+    if constexpr (draws_matrix)
+      return std::is_same_v<typename Projection::Sketch, Gaussian> ||
+             std::is_same_v<typename Projection::Sketch, Rademacher>;
+    else
+      return false;
+  }();
+
+  static_assert(Policies::one_pass || structured,
+                "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
+  static_assert(!structured || draws_signs || draws_numbers,
+                "apollo: apollo::cuda projects by SparseSign, Gaussian and Rademacher; see docs/cuda.md.");
   static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
                 "apollo: apollo::cuda keeps moments as float or apollo::bfloat16; see docs/cuda.md.");
   static_assert(!Policies::Weights::keeps_remainder, "apollo: apollo::cuda has no SplitWeights; see docs/cuda.md.");
@@ -212,6 +236,8 @@ class TypedBatch final : public Batch<Device> {
     entry.along = plan.order_of_x() == Order2D::row_major;
     entry.aligned = is_aligned(request.weight, request.gradient) && Base::runs_are_aligned(entry.length, entry.lines);
 
+    if constexpr (structured) check_projection(plan, request);
+
     Index parts[Base::passes] = {};
     parts[Base::by_tensor] = 1;
     parts[Base::by_run] = (run_count(entry.lines, entry.length) + runs_a_part - 1) / runs_a_part;
@@ -229,9 +255,25 @@ class TypedBatch final : public Batch<Device> {
 
   void step(const Device& device, Stream stream) override {
     const auto run = [&](typename Base::Pass pass, auto body) { this->launch(device, pass, body, stream); };
-    run(Base::by_run, Inspect<G>{});
-    run(Base::by_tensor, Begin<Policies>{});
-    run(Base::by_run, Update<Policies, W, G>{});
+    if constexpr (structured) {
+      if constexpr (draws_signs) {
+        run(Base::by_tensor, DrawSparse{});
+        run(Base::along_channels, ProjectSparseAlong<G>{});
+        run(Base::across_channels, ProjectSparseAcross<G>{});
+      } else {
+        run(Base::by_draw, DrawDense<typename Projection::Sketch>{});
+        run(Base::along_channels, ProjectDenseAlong<G>{});
+        run(Base::across_channels, ProjectDenseAcross<G>{});
+      }
+      run(Base::by_tensor, Begin<Policies>{});
+      run(Base::by_moment, LowRankMoments<Policies>{});
+      run(Base::by_tensor, Finish<Policies>{});
+      run(Base::by_run, Apply<Policies, W, G>{});
+    } else {
+      run(Base::by_run, Inspect<G>{});
+      run(Base::by_tensor, Begin<Policies>{});
+      run(Base::by_run, Update<Policies, W, G>{});
+    }
   }
 
   Index state_bytes() const override {
@@ -245,13 +287,68 @@ class TypedBatch final : public Batch<Device> {
     return reinterpret_cast<std::uintptr_t>(weight) % 16 == 0 && reinterpret_cast<std::uintptr_t>(gradient) % 16 == 0;
   }
 
-  /// The scratch of a step.
+  /// Bounds of the kernels, beside those of the plan.
+  static void check_projection(const Plan& plan, const TensorRequest& request) {
+    const Check check{request.name};
+    if (plan.rank > RankTile::most)
+      check.fail("rank = " + text(plan.rank) + " must be at most " + text(Index{RankTile::most}) + " on a GPU");
+    if (plan.removed >= Index{1} << 31)
+      check.fail("the removed side, " + text(plan.removed) + ", must be below " + text(Index{1} << 31) + " on a GPU");
+    if (request.settings.on_refresh == OnRefresh::rotate)
+      check.fail("on_refresh = rotate is not there on a GPU; use keep or reset");
+  }
+
+  /// The scratch of a step, and into how many parts its passes are cut.
   static void reserve(const Device& device, std::string_view name, Tensor<Device>& tensor,
-                      const Index (&parts)[Base::passes]) {
+                      Index (&parts)[Base::passes]) {
     Entry& entry = tensor.entry;
-    entry.blocks[0] = parts[Base::by_run];
-    tensor.scratch = Memory<Device>(device, parts[Base::by_run] * static_cast<Index>(sizeof(double)), name, "scratch");
-    entry.sums = tensor.scratch.template as<double>();
+    const Plan& plan = entry.setup.plan;
+    entry.blocks = parts[Base::by_run];
+    if constexpr (structured) {
+      const auto pass = entry.along ? Base::along_channels : Base::across_channels;
+      if constexpr (draws_signs) {
+        parts[pass] = entry.along ? ProjectSparseAlong<G>::parts(plan) : ProjectSparseAcross<G>::parts(plan);
+        if (!entry.along) entry.norm_parts = ProjectSparseAcross<G>::parts_of_norms(plan);
+      } else {
+        parts[Base::by_draw] = ceil_divide(plan.rank * plan.removed, DrawDense<typename Projection::Sketch>::a_part);
+        parts[pass] = entry.along ? ProjectDenseAlong<G>::parts(plan) : ProjectDenseAcross<G>::parts(plan);
+        if (!entry.along) entry.parts = entry.norm_parts = ProjectDenseAcross<G>::parts_of_r(plan);
+      }
+      parts[Base::by_moment] = LowRankMoments<Policies>::parts(plan);
+      entry.blocks = 3 * parts[Base::by_moment];
+    }
+    Index bytes = 0;
+    carve(tensor, nullptr, bytes);
+    tensor.scratch = Memory<Device>(device, bytes, name, "scratch");
+    carve(tensor, tensor.scratch.template as<std::byte>(), bytes = 0);
+    if constexpr (structured) entry.blocks = parts[Base::by_moment];
+  }
+
+  /// Gives every array of the scratch its place from `begin` on, or counts their bytes where that is null.
+  static void carve(Tensor<Device>& tensor, std::byte* begin, Index& bytes) {
+    Entry& entry = tensor.entry;
+    const Plan& plan = entry.setup.plan;
+    const auto take = [&]<class T>(T*& array, Index count) {
+      if (begin != nullptr) array = reinterpret_cast<T*>(begin + bytes);
+      bytes += Base::up_to_16(count * static_cast<Index>(sizeof(T)));
+    };
+    take(entry.sums, entry.blocks);
+    if constexpr (structured) {
+      if constexpr (draws_signs) {
+        const SparseTable table(plan);
+        take(entry.map, table.size());
+        take(entry.inputs, table.size());
+        take(entry.signs, ceil_divide(plan.removed, 32));
+      } else {
+        take(entry.directions, plan.rank * plan.removed);
+      }
+      take(entry.r, entry.parts * plan.moment_size());
+      take(entry.x_norms, entry.norm_parts * plan.kept);
+      if (Granularity::per_channel) {
+        take(entry.channel_scale, plan.kept);
+        take(entry.channel_step, plan.kept);
+      }
+    }
   }
 };
 

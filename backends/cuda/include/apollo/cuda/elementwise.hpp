@@ -75,7 +75,7 @@ struct Begin {
     context.phase([&](int t) {
       if (!looks) return;
       const double* from = Policies::one_pass ? entry.sums : entry.x_norms;
-      const Index count = Policies::one_pass ? entry.blocks[0] : entry.norm_parts * entry.setup.plan.kept;
+      const Index count = Policies::one_pass ? entry.blocks : entry.norm_parts * entry.setup.plan.kept;
       for (Index i = t; i < count; i += threads) part[t] += from[i];
     });
     const double squared = block_sum(context, shared, part);
@@ -84,15 +84,13 @@ struct Begin {
       const bool finite = bits::finite(squared) && (Policies::one_pass || squared <= largest);
       progress.active = entry.gradient != nullptr && (finite || !settings.check_finite) ? 1 : 0;
       if (progress.active != 0)
-        start(entry, progress, looks ? squared : not_measured_square);
+        start(entry, progress, looks ? squared : not_measured);
       else if (entry.gradient != nullptr)
         ++progress.skipped;
     });
   }
 
  private:
-  static constexpr double not_measured_square = -1;
-
   APOLLO_HD static void start(const Entry& entry, Progress& progress, double squared) {
     const TensorSetup& setup = entry.setup;
     Record& record = progress.record;
@@ -113,7 +111,7 @@ struct Begin {
     progress.weight_rounding = {setup.settings.seed, setup.id, Stream::round_weight,
                                 static_cast<std::uint64_t>(record.steps + 1)};
     const double factor = input.gradient_factor < 0 ? -input.gradient_factor : input.gradient_factor;
-    progress.gradient_norm = squared < 0 ? -1 : factor * __builtin_sqrt(squared);
+    progress.gradient_norm = squared < 0 ? not_measured : factor * __builtin_sqrt(squared);
     ++record.steps;
   }
 };

@@ -4,6 +4,7 @@
 
 #include <apollo/cuda/context.hpp>
 #include <apollo/step/coefficients.hpp>
+#include <apollo/step/report.hpp>
 #include <apollo/tensor/blocks.hpp>
 
 namespace apollo::cuda {
@@ -26,18 +27,20 @@ struct Entry {
   Index length = 0;      ///< of a line
   bool along = false;    ///< each line of memory is a channel; else each index in a line is one
   bool aligned = false;  ///< every run of every array begins at 16 bytes
-  Index blocks[2] = {};  ///< of the passes whose parts `sums` adds: over gradients, over moments
+  Index blocks = 0;      ///< that fill `sums`
 
-  // Scratch.
+  // Scratch of a step.
   float* directions = nullptr;     ///< P of a dense projection, rank x removed
-  std::int32_t* inputs = nullptr;  ///< of a sparse one: which input a bucket takes in a window
-  std::uint32_t* signs = nullptr;  ///< of a sparse one: 32 inputs a word
+  std::int32_t* map = nullptr;     ///< of a sparse one, as it is drawn ...
+  std::int32_t* inputs = nullptr;  ///< ... and turned round: which input a bucket takes in a window
+  std::uint32_t* signs = nullptr;  ///< of 32 inputs each
   float* r = nullptr;              ///< `parts` times kept x rank: R is their sum
   double* x_norms = nullptr;       ///< `norm_parts` times kept: squared norms of channels likewise
   Index parts = 1;
   Index norm_parts = 1;
-  double* sums = nullptr;           ///< three for each block of a pass
-  double* channel_scale = nullptr;  ///< s of a channel
+  double* sums = nullptr;           ///< of each block of a pass: one number, or three
+  double* channel_scale = nullptr;  ///< s of a channel ...
+  float* channel_step = nullptr;    ///< ... and by what its gradient is multiplied
 
   Index values() const { return lines * length; }
 };
@@ -45,10 +48,10 @@ struct Entry {
 /// Where a tensor stands. Written by kernels alone.
 struct Progress {
   Record record;
-  std::int64_t skipped = 0;  ///< steps that it did not take since their gradients were not finite
-  double gradient_norm = 0;  ///< of the last step, as scaled; measured where the gradient is looked at first
-  double update_norm = 0;    ///< of the last structured update, after the limiter
-  double limiter = 1;        ///< which was divided by this
+  std::int64_t skipped = 0;             ///< steps that it did not take since their gradients were not finite
+  double gradient_norm = not_measured;  ///< of the last step, as scaled; where the gradient is looked at first
+  double update_norm = not_measured;    ///< of the last structured update, after the limiter
+  double limiter = 1;                   ///< which was divided by this
   // For the kernels of one step:
   StepCoefficients<float> c;
   RandomStream weight_rounding;
@@ -87,6 +90,8 @@ APOLLO_INLINE constexpr Index min_of(Index a, Index b) { return a < b ? a : b; }
 /// Run number `number` of a tensor in order of memory; storage and random bits are cut alike, see tensor/blocks.hpp.
 struct Run {
   Index value = 0;  ///< number of its first value
+  Index line = 0;   ///< of a line of at least storage_block values: its number, and where in it the run begins
+  Index at = 0;
   int count = 0;
 };
 APOLLO_HD inline Index run_count(Index lines, Index length) {
@@ -94,15 +99,20 @@ APOLLO_HD inline Index run_count(Index lines, Index length) {
   return lines * ((length + storage_block - 1) / storage_block);
 }
 APOLLO_HD inline Run run_at(Index lines, Index length, Index number) {
-  Index first = number * storage_block, end = lines * length;
+  Run run;
+  Index left = 0;
   if (length >= storage_block) {
     const Index in_line = (length + storage_block - 1) / storage_block;
-    const Index line = number / in_line;
-    end = (line + 1) * length;
-    first = line * length + (number - line * in_line) * storage_block;
+    run.line = number / in_line;
+    run.at = (number - run.line * in_line) * storage_block;
+    run.value = run.line * length + run.at;
+    left = length - run.at;
+  } else {
+    run.value = number * storage_block;
+    left = lines * length - run.value;
   }
-  const Index left = end - first;
-  return {first, left <= 0 ? 0 : left < storage_block ? static_cast<int>(left) : storage_block};
+  run.count = static_cast<int>(min_of(left, Index{storage_block}));
+  return run;
 }
 
 }  // namespace apollo::cuda
