@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Installs the headers, the CMake package (find_package(apollo [COMPONENTS eigen])) and the pkg-config files.
+# Installs the headers, the CMake package (find_package(apollo [COMPONENTS eigen cuda])) and the pkg-config files.
 # Everything is independent of the architecture, so it lies under share/.
 include(CMakePackageConfigHelpers)
 set(apollo_cmake_dir "${CMAKE_INSTALL_DATADIR}/cmake/apollo")
@@ -11,6 +11,10 @@ if(TARGET apollo_eigen)
   # An export of its own: the core's targets must load on a machine without Eigen.
   install(TARGETS apollo_eigen EXPORT apolloEigenTargets FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
   install(EXPORT apolloEigenTargets NAMESPACE apollo:: DESTINATION "${apollo_cmake_dir}")
+endif()
+if(TARGET apollo_cuda)
+  install(TARGETS apollo_cuda EXPORT apolloCudaTargets FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
+  install(EXPORT apolloCudaTargets NAMESPACE apollo:: DESTINATION "${apollo_cmake_dir}")
 endif()
 
 configure_package_config_file(cmake/apolloConfig.cmake.in "${PROJECT_BINARY_DIR}/cmake/apolloConfig.cmake"

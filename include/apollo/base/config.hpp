@@ -15,11 +15,12 @@
 #define APOLLO_HD
 #endif
 
-/// Policies' per-element functions and random draws: small, hot, and inlined into loops that carry a target attribute.
+/// Policies' per-element functions and random draws: small, hot, inlined into loops that carry a target attribute, and called
+/// from kernels.
 #if defined(__GNUC__)
-#define APOLLO_INLINE [[gnu::always_inline]] inline
+#define APOLLO_INLINE [[gnu::always_inline]] APOLLO_HD inline
 #else
-#define APOLLO_INLINE inline
+#define APOLLO_INLINE APOLLO_HD inline
 #endif
 
 namespace apollo {

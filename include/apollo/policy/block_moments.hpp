@@ -23,8 +23,9 @@ struct Int8Linear {
   static constexpr bool root_of_second = true;
   /// 65536ths of M's 127 steps and of V's 256, less what keeps them below the next after three roundings.
   static constexpr float steps[2] = {127.0f * 65536.0f - 2.0f, 256.0f * 65536.0f - 4.0f};
-  static void decode(const std::uint8_t* codes, float scale, int number, float* values);
-  static void encode(const float* values, std::uint8_t* codes, float& scale, int number, const std::uint8_t* random);
+  APOLLO_HD static void decode(const std::uint8_t* codes, float scale, int number, float* values);
+  APOLLO_HD static void encode(const float* values, std::uint8_t* codes, float& scale, int number,
+                               const std::uint8_t* random);
 };
 
 /// 8 bits, blocks of 256: seven decades below the block's largest magnitude, each divided twice as finely as the one below
@@ -34,8 +35,9 @@ struct Int8Dynamic {
   static constexpr int bits = 8;
   static constexpr bool stochastic = false;
   static constexpr bool root_of_second = false;
-  static void decode(const std::uint8_t* codes, float scale, int number, float* values);
-  static void encode(const float* values, std::uint8_t* codes, float& scale, int number, const std::uint8_t* random);
+  APOLLO_HD static void decode(const std::uint8_t* codes, float scale, int number, float* values);
+  APOLLO_HD static void encode(const float* values, std::uint8_t* codes, float& scale, int number,
+                               const std::uint8_t* random);
 };
 
 /// 4 bits, blocks of 128: M in three decades like Int8Dynamic's, V in sixteenths of the block's largest value without zero,
@@ -46,8 +48,9 @@ struct Int4 {
   static constexpr int bits = 4;
   static constexpr bool stochastic = true;
   static constexpr bool root_of_second = false;
-  static void decode(const std::uint8_t* codes, float scale, int number, float* values);
-  static void encode(const float* values, std::uint8_t* codes, float& scale, int number, const std::uint8_t* random);
+  APOLLO_HD static void decode(const std::uint8_t* codes, float scale, int number, float* values);
+  APOLLO_HD static void encode(const float* values, std::uint8_t* codes, float& scale, int number,
+                               const std::uint8_t* random);
 };
 
 template <class Stored>
@@ -105,7 +108,7 @@ struct DynamicMap {
   static constexpr int decades = bits - 1;
   static constexpr int zero = two_signs ? size / 2 - 1 : 0;  ///< code of 0; codes rise with their values
   static constexpr int largest = size - 1 - zero;            ///< how far above it the code of 1 is
-  static constexpr int cells(int decade) { return two_signs ? 1 << decade : 2 << decade; }
+  APOLLO_HD static constexpr int cells(int decade) { return two_signs ? 1 << decade : 2 << decade; }
 
   float value[size] = {};
   float least = 0;                ///< magnitudes below are nearest to 0

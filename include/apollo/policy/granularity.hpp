@@ -22,7 +22,7 @@ namespace scaling {
 inline constexpr double tiny = 1e-8;
 
 /// |N| / (|R| + 1e-8), from squared norms.
-inline double ratio(double n_squared, double r_squared) {
+APOLLO_HD inline double ratio(double n_squared, double r_squared) {
   return __builtin_sqrt(n_squared) / (__builtin_sqrt(r_squared) + tiny);
 }
 
@@ -52,7 +52,7 @@ struct ChannelScaling {
   static constexpr bool of_update = false;
   static constexpr bool residual = false;
   static constexpr const char* name = "channel";
-  static double ratio(double n_squared, double r_squared) { return scaling::ratio(n_squared, r_squared); }
+  APOLLO_HD static double ratio(double n_squared, double r_squared) { return scaling::ratio(n_squared, r_squared); }
 };
 
 /// s = |N| / (|R| + 1e-8), U = s X: one step length a tensor. Source: APOLLO (arXiv:2412.05270) sec. 4.2, APOLLO-Mini.
@@ -63,7 +63,7 @@ struct TensorScaling {
   static constexpr bool of_update = false;
   static constexpr bool residual = false;
   static constexpr const char* name = "tensor";
-  static double ratio(double n_squared, double r_squared) { return scaling::ratio(n_squared, r_squared); }
+  APOLLO_HD static double ratio(double n_squared, double r_squared) { return scaling::ratio(n_squared, r_squared); }
 };
 
 /// s_j = 1 / (|N_j| + 1e-8), U = s o N: every channel's step has length 1, whatever its gradient's. N is the gradient or its
@@ -75,7 +75,7 @@ struct NormalizedScaling {
   static constexpr bool of_update = true;
   static constexpr bool residual = false;
   static constexpr const char* name = "normalized";
-  static double ratio(double n_squared, double) { return 1 / (__builtin_sqrt(n_squared) + scaling::tiny); }
+  APOLLO_HD static double ratio(double n_squared, double) { return 1 / (__builtin_sqrt(n_squared) + scaling::tiny); }
 };
 
 /// U = scale lift(N) + limited(s o (X - lift(R))), s_j = |N_j| / (|R_j| + 1e-8): what the projection removed moves along, by
@@ -87,14 +87,14 @@ struct ResidualScaling {
   static constexpr bool of_update = false;
   static constexpr bool residual = true;
   static constexpr const char* name = "residual";
-  static double ratio(double n_squared, double r_squared) { return scaling::ratio(n_squared, r_squared); }
+  APOLLO_HD static double ratio(double n_squared, double r_squared) { return scaling::ratio(n_squared, r_squared); }
 };
 
 /// The `scale` that makes a structured step as long as Adam's (its square root multiplies the step).
 /// A Gaussian projection makes |N| / |R| too small by sqrt(r / S); per channel, E[1 / |R_j|^2] adds (r - 2) / r.
 /// Measured: update norms within 10 % of AdamW's for channels at r >= 8, for tensors at every rank.
 template <class Granularity>
-constexpr double automatic_scale(Index rank, Index removed) {
+APOLLO_HD constexpr double automatic_scale(Index rank, Index removed) {
   const auto r = static_cast<double>(rank);
   const auto full = static_cast<double>(removed) / r;
   return Granularity::per_channel ? full * (r - 2) / r : full;

@@ -30,7 +30,7 @@ struct NormGrowthLimiter {
     float previous = 0;  ///< to be remembered
   };
 
-  static Result limit(double norm, float previous, double gamma, double floor) {
+  APOLLO_HD static Result limit(double norm, float previous, double gamma, double floor) {
     const bool published = floor == 0;
     if (!published && !(norm > 0)) return {1, previous};
     double divisor = 1;

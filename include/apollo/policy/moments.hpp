@@ -44,7 +44,7 @@ struct NoMoments {
   static constexpr bool bias_corrected = false;
   static constexpr const char* name = "none";
   template <class Settings>
-  static constexpr double first_decay(const Settings&) {
+  APOLLO_HD static constexpr double first_decay(const Settings&) {
     return 0;
   }
   template <class T>
@@ -64,7 +64,7 @@ struct MomentumMoments {
   static constexpr bool bias_corrected = false;
   static constexpr const char* name = "momentum";
   template <class Settings>
-  static constexpr double first_decay(const Settings& settings) {
+  APOLLO_HD static constexpr double first_decay(const Settings& settings) {
     return settings.momentum;
   }
   template <class T>
@@ -84,7 +84,7 @@ struct MeanMoments {
   static constexpr bool bias_corrected = false;
   static constexpr const char* name = "mean";
   template <class Settings>
-  static constexpr double first_decay(const Settings& settings) {
+  APOLLO_HD static constexpr double first_decay(const Settings& settings) {
     return settings.beta1;
   }
   template <class T>
@@ -114,7 +114,7 @@ struct AdafactorMoments {
   static constexpr bool bias_corrected = false;
   static constexpr const char* name = "adafactor";
   template <class Settings>
-  static constexpr double first_decay(const Settings&) {
+  APOLLO_HD static constexpr double first_decay(const Settings&) {
     return 0;
   }
 };
@@ -141,7 +141,7 @@ struct AdamMoments {
   static constexpr bool bias_corrected = true;
   static constexpr const char* name = "adam";
   template <class Settings>
-  static constexpr double first_decay(const Settings& settings) {
+  APOLLO_HD static constexpr double first_decay(const Settings& settings) {
     return settings.beta1;
   }
   template <class T>

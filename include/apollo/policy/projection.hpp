@@ -271,11 +271,24 @@ inline void draw(CosineTransform, const RandomStream& stream, Index rank, Index 
 }
 
 /// Sizes of the tables of a sparse projection. A map is drawn in whole windows, so its table may reach past the groups.
-constexpr int sparse_lanes(Index rank, int nonzeros) { return rank % (8 * Index{nonzeros}) == 0 ? 8 : 1; }
-constexpr Index sparse_groups(Index removed, int lanes) { return (removed + lanes - 1) / lanes; }
-constexpr Index sparse_map_size(Index rank, Index removed, int nonzeros) {
+APOLLO_HD constexpr int sparse_lanes(Index rank, int nonzeros) { return rank % (8 * Index{nonzeros}) == 0 ? 8 : 1; }
+APOLLO_HD constexpr Index sparse_groups(Index removed, int lanes) { return (removed + lanes - 1) / lanes; }
+APOLLO_HD constexpr Index sparse_map_size(Index rank, Index removed, int nonzeros) {
   const int lanes = sparse_lanes(rank, nonzeros);
   return sparse_groups(removed, lanes) + rank / lanes;
+}
+
+/// The map of one window of groups, from `window` on in map h: each of `buckets` groups of buckets, the first of them at
+/// bucket `first`, once. `map` is the window's; word `number` of the hash stream shuffles its first group.
+APOLLO_HD inline void draw_sparse_window(const RandomStream& hash, std::uint64_t number, Index buckets,
+                                         std::int32_t first, int lanes, std::int32_t* map) {
+  for (Index i = 0; i < buckets; ++i) {  // Fisher-Yates from the inside out
+    const std::uint64_t random = hash.word(number + static_cast<std::uint64_t>(i));
+    const auto pick = static_cast<Index>((static_cast<std::uint64_t>(i + 1) * random) >> 32);
+    map[i] = map[pick];
+    const auto turn = static_cast<std::int32_t>(random & static_cast<std::uint64_t>(lanes - 1));
+    map[pick] = (first + lanes * static_cast<std::int32_t>(i)) | turn;
+  }
 }
 
 /// Draws the tables of a sparse sign projection: a balanced random map from groups of inputs to groups of buckets (every
@@ -296,13 +309,8 @@ inline SparseDirections draw_sparse(RandomStream stream, Index rank, Index remov
     const Index buckets = (static_cast<std::int32_t>(rank * (h + 1) / nonzeros) - first) / lanes;
     std::int32_t* map = bucket + h * map_size;
     for (Index window = 0; window < groups; window += buckets)
-      for (Index i = 0; i < buckets; ++i) {  // Fisher-Yates from the inside out
-        const std::uint64_t random = stream.word(static_cast<std::uint64_t>(h * map_size + window + i));
-        const auto pick = static_cast<Index>((static_cast<std::uint64_t>(i + 1) * random) >> 32);
-        map[window + i] = map[window + pick];
-        const auto turn = static_cast<std::int32_t>(random & static_cast<std::uint64_t>(lanes - 1));
-        map[window + pick] = (first + lanes * static_cast<std::int32_t>(i)) | turn;
-      }
+      draw_sparse_window(stream, static_cast<std::uint64_t>(h * map_size + window), buckets, first, lanes,
+                         map + window);
   }
   stream.stream = Stream::signs;
   const auto signs = static_cast<std::uint64_t>(removed) * static_cast<std::uint64_t>(nonzeros);

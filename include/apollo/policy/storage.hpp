@@ -222,7 +222,7 @@ struct SplitFloat {
   std::uint16_t lower;
 };
 APOLLO_INLINE constexpr SplitFloat split(float value) {
-  const auto u = std::bit_cast<std::uint32_t>(value);
+  const auto u = __builtin_bit_cast(std::uint32_t, value);
   // Infinity and NaN, and what would round to infinity, are cut off; the lower half then has no sign bit to be taken for.
   const bool cut = (u & bits::float_exponent) == bits::float_exponent ||
                    ((u + 0x8000u) & bits::float_exponent) == bits::float_exponent;
@@ -235,7 +235,7 @@ APOLLO_INLINE constexpr SplitFloat split(float value) {
 APOLLO_INLINE constexpr float join(bfloat16 upper, std::uint16_t lower) {
   // Where the lower half has its highest bit the upper was rounded up, unless somebody has put a zero there since.
   const std::uint32_t borrow = lower >= 0x8000u && (upper.bits & 0x7fffu) != 0 ? 0x10000u : 0u;
-  return std::bit_cast<float>((static_cast<std::uint32_t>(upper.bits) << 16) - borrow + lower);
+  return __builtin_bit_cast(float, (static_cast<std::uint32_t>(upper.bits) << 16) - borrow + lower);
 }
 
 namespace weights {

@@ -48,12 +48,29 @@ APOLLO_EXACT_FLOAT APOLLO_INLINE float fused(float a, float b, float c, [[maybe_
   return __builtin_fmaf(a, b, c);
 }
 
+/// a / b and the square root, rounded correctly whatever a kernel's flags are.
+APOLLO_EXACT_FLOAT APOLLO_INLINE float divide(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fdiv_rn(a, b);
+#else
+  return a / b;
+#endif
+}
+APOLLO_EXACT_FLOAT APOLLO_INLINE float root(float x) {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(x);
+#else
+  // In double and rounded once more it has the same bits as sqrtf, which clang's fast math would replace by an estimate.
+  return static_cast<float>(__builtin_sqrt(static_cast<double>(x)));
+#endif
+}
+
 /// Natural logarithm of a positive normal number. Error: 3e-7 relative on (0, 1]; exactly 0 at 1.
 APOLLO_EXACT_FLOAT APOLLO_INLINE float log(float x, bool portably) {
   const auto u = __builtin_bit_cast(std::int32_t, x);
   const std::int32_t exponent = (u - __builtin_bit_cast(std::int32_t, 0.70710677f)) >> 23;
   const float m = __builtin_bit_cast(float, u - exponent * (1 << 23));  // in [sqrt(1/2), sqrt(2))
-  const float t = (m - 1.0f) / (m + 1.0f);                              // log m = 2 artanh t
+  const float t = divide(m - 1.0f, m + 1.0f);                           // log m = 2 artanh t
   const float z = t * t;
   float series = fused(z, 2.0f / 9, 2.0f / 7, portably);
   series = fused(z, series, 2.0f / 5, portably);
@@ -124,6 +141,18 @@ APOLLO_EXACT_FLOAT APOLLO_INLINE void normals_of(const Words& word, const float*
     for (int k = 0; k < 4; ++k) out[4 * i + k] = value[k][i];
 }
 
+/// Normals 4 * block ... 4 * block + 3 of the stream, for who has a thread for each block.
+APOLLO_EXACT_FLOAT APOLLO_INLINE void one_block(const RandomStream& stream, std::uint64_t block, float* out) {
+  const PhiloxCounter bits = stream.block(block);
+  for (int p = 0; p < 2; ++p) {
+    const float radius = root(squared_radius(bits.word[2 * p], true));
+    float cosine = 0, sine = 0;
+    cos_sin(bits.word[2 * p + 1], cosine, sine, true);
+    out[2 * p] = radius * cosine;
+    out[2 * p + 1] = radius * sine;
+  }
+}
+
 /// Normals 4 * block ... 4 * block + 63 of the stream.
 APOLLO_EXACT_FLOAT inline void batch_portable(const RandomStream& stream, std::uint64_t block, float* out) {
   Words word;
@@ -131,8 +160,7 @@ APOLLO_EXACT_FLOAT inline void batch_portable(const RandomStream& stream, std::u
   philox<blocks_at_once>(word, stream.key());
   float radius[2 * blocks_at_once];
   squares_of(word, radius, true);
-  // In double and rounded once more they have the same bits as sqrtf, which clang's fast math would replace by an estimate.
-  for (float& value : radius) value = static_cast<float>(__builtin_sqrt(static_cast<double>(value)));
+  for (float& value : radius) value = root(value);
   normals_of(word, radius, out, true);
 }
 

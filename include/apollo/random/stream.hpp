@@ -36,11 +36,11 @@ struct RandomStream {
   Stream stream = Stream::projection;
   std::uint64_t counter = 0;
 
-  constexpr PhiloxKey key() const {
+  APOLLO_HD constexpr PhiloxKey key() const {
     return {{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
   }
 
-  constexpr PhiloxCounter position(std::uint64_t block) const {
+  APOLLO_HD constexpr PhiloxCounter position(std::uint64_t block) const {
     return {{static_cast<std::uint32_t>(block),
              static_cast<std::uint32_t>((block >> 32) & 0xffu) | static_cast<std::uint32_t>(stream) << 8 |
                  static_cast<std::uint32_t>((counter >> 32) & 0xffffu) << 16,
@@ -51,10 +51,10 @@ struct RandomStream {
   APOLLO_INLINE constexpr PhiloxCounter block(std::uint64_t number) const { return philox(position(number), key()); }
 
   /// 32 random bits, number `element` of this stream.
-  constexpr std::uint32_t word(std::uint64_t element) const { return block(element >> 2).word[element & 3u]; }
+  APOLLO_HD constexpr std::uint32_t word(std::uint64_t element) const { return block(element >> 2).word[element & 3u]; }
 
   /// One random bit, number `element` of this stream.
-  constexpr bool bit(std::uint64_t element) const {
+  APOLLO_HD constexpr bool bit(std::uint64_t element) const {
     return ((block(element >> 7).word[(element >> 5) & 3u] >> (element & 31u)) & 1u) != 0;
   }
 };

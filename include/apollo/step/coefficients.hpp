@@ -24,13 +24,18 @@ struct StepCoefficients {
   RandomStream rounding;  ///< of moments
 };
 
+/// beta1^t and beta2^t of the bias correction, t counted from its last restart.
+struct BetaPowers {
+  double first = 0;
+  double second = 0;
+};
+
 /// Source: algorithms in docs/algorithms.md, "One form". c_t and sqrt(scale) come after the limiter, so both are in `step`.
 template <class Policies, class T>
-StepCoefficients<T> coefficients(const Plan& plan, const Settings& settings, const Record& record, TensorId id,
-                                 const StepInput& input) {
+APOLLO_HD StepCoefficients<T> coefficients(const Plan& plan, const Settings& settings, const Record& record,
+                                           TensorId id, const StepInput& input, const BetaPowers& powers) {
   using Moments = typename Policies::Moments;
   StepCoefficients<T> c;
-  const auto clock = static_cast<double>(record.steps + 1 - record.restart);
   const double beta1 = Moments::first_decay(settings);
   c.moments.beta1 = static_cast<T>(beta1);
   c.moments.one_minus_beta1 = static_cast<T>(1 - beta1);
@@ -39,8 +44,8 @@ StepCoefficients<T> coefficients(const Plan& plan, const Settings& settings, con
   c.moments.eps = static_cast<T>(settings.eps);
   c.step = input.lr * step_scale<Policies>(plan, settings);
   if constexpr (Moments::bias_corrected) {
-    const double first = 1 - __builtin_pow(beta1, clock);
-    const double second = __builtin_sqrt(1 - __builtin_pow(settings.beta2, clock));
+    const double first = 1 - powers.first;
+    const double second = __builtin_sqrt(1 - powers.second);
     if (!Policies::Projection::projects && Policies::Granularity::elementwise && settings.order == Order::torch) {
       c.moments.first_factor = static_cast<T>(1 / first);
       c.moments.second_factor = static_cast<T>(1 / second);
@@ -54,9 +59,18 @@ StepCoefficients<T> coefficients(const Plan& plan, const Settings& settings, con
   else
     (settings.order == Order::torch ? c.decay_before : c.decay_after) =
         static_cast<T>(1 - input.lr * settings.weight_decay);
-  const auto t = static_cast<std::uint64_t>(record.steps + 1);
-  c.rounding = {settings.seed, id, Stream::round_moments, t};
+  c.rounding = {settings.seed, id, Stream::round_moments, static_cast<std::uint64_t>(record.steps + 1)};
   return c;
+}
+template <class Policies, class T>
+StepCoefficients<T> coefficients(const Plan& plan, const Settings& settings, const Record& record, TensorId id,
+                                 const StepInput& input) {
+  BetaPowers powers;
+  if constexpr (Policies::Moments::bias_corrected) {
+    const auto clock = static_cast<double>(record.steps + 1 - record.restart);
+    powers = {__builtin_pow(Policies::Moments::first_decay(settings), clock), __builtin_pow(settings.beta2, clock)};
+  }
+  return coefficients<Policies, T>(plan, settings, record, id, input, powers);
 }
 
 }  // namespace apollo

@@ -79,8 +79,8 @@ struct Plan {
     return (weight_order == Order2D::row_major) != transposed ? Order2D::row_major : Order2D::column_major;
   }
   /// Numbers in one moment buffer.
-  constexpr Index moment_size() const { return kept * rank; }
-  constexpr Index blocks() const { return kept / block; }
+  APOLLO_HD constexpr Index moment_size() const { return kept * rank; }
+  APOLLO_HD constexpr Index blocks() const { return kept / block; }
 
   template <class T>
   constexpr MatrixView<T> orient(const MatrixView<T>& view) const {
@@ -213,7 +213,7 @@ Plan make_plan(Shape shape, const Settings& settings, std::string_view tensor, O
 
 /// What multiplies a structured step beside the learning rate: sqrt(scale); for element scaling, scale itself.
 template <class Policies>
-constexpr double step_scale(const Plan& plan, const Settings& settings) {
+APOLLO_HD constexpr double step_scale(const Plan& plan, const Settings& settings) {
   using Granularity = typename Policies::Granularity;
   if (Granularity::residual) return 1;  // it multiplies one of two terms
   if (Granularity::elementwise) return settings.scale.value;
@@ -229,10 +229,10 @@ struct TensorSetup {
   TensorId id = 0;
 
   /// Which projection a step takes after so many steps, counted from 0; with phase 0 it is (t - 1) / T.
-  std::int64_t refresh_index(std::int64_t steps) const {
+  APOLLO_HD std::int64_t refresh_index(std::int64_t steps) const {
     return (steps + settings.refresh_phase) / settings.update_proj_gap;
   }
-  bool refresh_due(std::int64_t steps) const {
+  APOLLO_HD bool refresh_due(std::int64_t steps) const {
     return steps == 0 || (steps + settings.refresh_phase) % settings.update_proj_gap == 0;
   }
 };

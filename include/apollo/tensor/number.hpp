@@ -18,16 +18,16 @@ inline constexpr std::uint32_t float_exponent = 0x7f800000u;
 
 /// True for every finite value, also under -ffast-math.
 APOLLO_INLINE constexpr bool finite(float value) {
-  return (std::bit_cast<std::uint32_t>(value) & float_exponent) != float_exponent;
+  return (__builtin_bit_cast(std::uint32_t, value) & float_exponent) != float_exponent;
 }
 APOLLO_INLINE constexpr bool finite(double value) {
   constexpr std::uint64_t exponent = 0x7ff0000000000000u;
-  return (std::bit_cast<std::uint64_t>(value) & exponent) != exponent;
+  return (__builtin_bit_cast(std::uint64_t, value) & exponent) != exponent;
 }
 
 /// float -> bfloat16. Error: half a unit in the last place, ties to even; a NaN stays a NaN.
 APOLLO_HD constexpr std::uint16_t to_bfloat16(float value) {
-  const auto u = std::bit_cast<std::uint32_t>(value);
+  const auto u = __builtin_bit_cast(std::uint32_t, value);
   const std::uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   return static_cast<std::uint16_t>((u & ~float_sign) > float_exponent ? (u >> 16) | 0x40u : rounded);
 }
@@ -35,7 +35,7 @@ APOLLO_HD constexpr std::uint16_t to_bfloat16(float value) {
 /// float -> bfloat16, up or down with probability proportional to nearness; `noise` is 16 random bits.
 /// Error: less than one unit in the last place, mean zero. Never rounds a finite value to infinity.
 APOLLO_INLINE constexpr std::uint16_t to_bfloat16_stochastic(float value, std::uint32_t noise) {
-  const auto u = std::bit_cast<std::uint32_t>(value);
+  const auto u = __builtin_bit_cast(std::uint32_t, value);
   const std::uint32_t rounded = u + (noise & 0xffffu);
   const bool keeps_finite = (u & float_exponent) != float_exponent && (rounded & float_exponent) != float_exponent;
   const std::uint32_t payload = (u & ~float_sign) > float_exponent ? 0x40u : 0u;  // a NaN must not become infinity
@@ -43,13 +43,13 @@ APOLLO_INLINE constexpr std::uint16_t to_bfloat16_stochastic(float value, std::u
 }
 
 APOLLO_INLINE constexpr float from_bfloat16(std::uint16_t u) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(u) << 16);
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(u) << 16);
 }
 
 /// float -> IEEE half precision. Error: half a unit in the last place, ties to even, also for subnormal results;
 /// values of 65520 and above become infinity.
 APOLLO_HD constexpr std::uint16_t to_float16(float value) {
-  const auto u = std::bit_cast<std::uint32_t>(value);
+  const auto u = __builtin_bit_cast(std::uint32_t, value);
   const std::uint32_t sign = (u & float_sign) >> 16;
   const std::uint32_t magnitude = u & ~float_sign;
   std::uint32_t half = 0;
@@ -75,14 +75,14 @@ APOLLO_HD constexpr float from_float16(std::uint16_t h) {
   const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000u) << 16;
   std::uint32_t exponent = (h >> 10) & 0x1fu;
   std::uint32_t mantissa = h & 0x3ffu;
-  if (exponent == 31u) return std::bit_cast<float>(sign | float_exponent | (mantissa << 13));
+  if (exponent == 31u) return __builtin_bit_cast(float, sign | float_exponent | (mantissa << 13));
   if (exponent == 0u) {
-    if (mantissa == 0u) return std::bit_cast<float>(sign);
-    const auto shift = static_cast<std::uint32_t>(std::countl_zero(mantissa)) - 21u;
+    if (mantissa == 0u) return __builtin_bit_cast(float, sign);
+    const auto shift = static_cast<std::uint32_t>(__builtin_clz(mantissa)) - 21u;
     mantissa = (mantissa << shift) & 0x3ffu;
     exponent = 1u - shift;  // wraps for subnormals; the sum below wraps back
   }
-  return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+  return __builtin_bit_cast(float, sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
 }  // namespace bits

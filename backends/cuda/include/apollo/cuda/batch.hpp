@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+// Batches: all tensors of one composition and of the same value types, stepped by the same few launches however many they are.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <apollo/cuda/structured.hpp>
+#include <apollo/step/plan.hpp>
+#include <apollo/step/state.hpp>
+
+namespace apollo::cuda {
+
+/// Memory of a device.
+template <class Device>
+class Memory {
+ public:
+  Memory() = default;
+  /// `tensor` and `what` stand in the error where there is not as much: whose memory, and what for.
+  Memory(const Device& device, Index bytes, std::string_view tensor, const char* what)
+      : device_(std::make_unique<Device>(device)), bytes_(bytes) {
+    if (bytes == 0) return;
+    data_ = device.allocate(bytes);
+    if (data_ == nullptr)
+      raise<std::runtime_error>("apollo: " + (tensor.empty() ? std::string() : "tensor " + quote(tensor) + ": ") +
+                                text(bytes) + " bytes of " + what + " are more than " + device.name() +
+                                " has left; nothing was changed");
+  }
+  Memory(Memory&& other) noexcept { swap(other); }
+  Memory& operator=(Memory&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Memory() {
+    if (data_ != nullptr) device_->release(data_);
+  }
+
+  Index bytes() const { return bytes_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void swap(Memory& other) {
+    std::swap(device_, other.device_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+
+  std::unique_ptr<Device> device_;
+  void* data_ = nullptr;
+  Index bytes_ = 0;
+};
+
+/// What is asked of a batch with a new tensor: checked by whoever asks.
+struct TensorRequest {
+  std::string name;
+  TensorId id = 0;
+  Shape shape;
+  Order2D order = Order2D::row_major;
+  Settings settings;
+  const GroupInput* input = nullptr;
+  void* weight = nullptr;
+  const void* gradient = nullptr;
+};
+
+/// A tensor as the host knows it.
+template <class Device>
+struct Tensor {
+  std::string name;
+  Entry entry;
+  Index moment_bytes = 0;  ///< of each
+  Memory<Device> moments;
+  Memory<Device> scratch;
+};
+
+/// The tables of one batch.
+template <class Device>
+class Batch {
+ public:
+  using Stream = typename Device::Stream;
+  virtual ~Batch() = default;
+
+  /// Allocates the tensor's state. Errors: those of make_plan; too little memory. Returns its number.
+  virtual std::size_t add(const Device& device, const TensorRequest& request, Stream stream) = 0;
+  /// Enqueues one step of every tensor that has a gradient.
+  virtual void step(const Device& device, Stream stream) = 0;
+  virtual Index state_bytes() const = 0;
+
+  /// Brings the tables to the device; waits for it.
+  void prepare(const Device& device, Stream stream) {
+    if (!changed_) return;
+    std::vector<Progress> progress(tensors_.size());
+    if (on_device_ > 0)
+      device.read(progress.data(), progress_.template as<Progress>(), bytes_of<Progress>(on_device_), stream);
+    Memory<Device> tables(device, bytes_of<Entry>(tensors_.size()), {}, "tables");
+    Memory<Device> kept(device, bytes_of<Progress>(tensors_.size()), {}, "records");
+    Memory<Device> parts(device, bytes_of<Part>(part_count()), {}, "tables");
+    std::vector<Entry> entries;
+    for (const auto& tensor : tensors_) entries.push_back(tensor.entry);
+    device.write(tables.template as<Entry>(), entries.data(), tables.bytes(), stream);
+    device.write(kept.template as<Progress>(), progress.data(), kept.bytes(), stream);
+    Part* to = parts.template as<Part>();
+    for (const auto& pass : passes_) {
+      if (!pass.empty()) device.write(to, pass.data(), bytes_of<Part>(pass.size()), stream);
+      to += pass.size();
+    }
+    entries_ = std::move(tables), progress_ = std::move(kept), parts_ = std::move(parts);
+    on_device_ = tensors_.size();
+    changed_ = false;
+  }
+
+  /// Binds a tensor to other memory of the same kind.
+  void bind(const Device& device, std::size_t number, void* weight, const void* gradient, bool aligned, Stream stream) {
+    Entry& entry = tensors_[number].entry;
+    entry.weight = weight;
+    entry.gradient = gradient;
+    entry.aligned = aligned && runs_are_aligned(entry.length, entry.lines);
+    if (number < on_device_) device.write(entries_.template as<Entry>() + number, &entry, bytes_of<Entry>(1), stream);
+  }
+
+  const Tensor<Device>& tensor(std::size_t number) const { return tensors_[number]; }
+  std::size_t size() const { return tensors_.size(); }
+  Progress progress(const Device& device, std::size_t number, Stream stream) const {
+    Progress progress;
+    if (number < on_device_)
+      device.read(&progress, progress_.template as<Progress>() + number, bytes_of<Progress>(1), stream);
+    return progress;
+  }
+  /// Bytes beside the state: tables, records, scratch.
+  Index workspace_bytes() const {
+    Index bytes = entries_.bytes() + progress_.bytes() + parts_.bytes();
+    for (const auto& tensor : tensors_) bytes += tensor.scratch.bytes();
+    return bytes;
+  }
+
+ protected:
+  /// The loops that a step may have, in the order in which their parts lie.
+  enum Pass { by_tensor, by_run, by_draw, along_channels, across_channels, by_moment, passes };
+
+  void insert(Tensor<Device>&& tensor, const Index (&parts)[passes]) {
+    const auto number = static_cast<std::int32_t>(tensors_.size());
+    tensors_.push_back(std::move(tensor));
+    for (int pass = 0; pass < passes; ++pass)
+      for (Index i = 0; i < parts[pass]; ++i) passes_[pass].push_back({number, static_cast<std::int32_t>(i)});
+    changed_ = true;
+  }
+
+  template <class Body>
+  void launch(const Device& device, Pass pass, Body body, Stream stream) const {
+    const Part* parts = parts_.template as<Part>();
+    for (int before = 0; before < pass; ++before) parts += passes_[before].size();
+    body.tables = {entries_.template as<Entry>(), progress_.template as<Progress>(), parts};
+    device.launch(body, static_cast<Index>(passes_[pass].size()), stream);
+  }
+
+  /// Whether every run begins at 16 bytes, if the tensor does: whatever its values are.
+  static bool runs_are_aligned(Index length, Index lines) {
+    return length < storage_block || lines == 1 || length % 8 == 0;
+  }
+  static constexpr Index up_to_16(Index bytes) { return (bytes + 15) / 16 * 16; }
+  template <class T>
+  static constexpr Index bytes_of(std::size_t count) {
+    return static_cast<Index>(count * sizeof(T));
+  }
+
+ private:
+  std::size_t part_count() const {
+    std::size_t count = 0;
+    for (const auto& pass : passes_) count += pass.size();
+    return count;
+  }
+
+  std::vector<Tensor<Device>> tensors_;
+  std::vector<Part> passes_[passes];
+  Memory<Device> entries_, progress_, parts_;
+  std::size_t on_device_ = 0;
+  bool changed_ = false;
+};
+
+/// The tensors of one composition, one type of weights and one of gradients.
+template <class Device, class Policies, class W, class G>
+class TypedBatch final : public Batch<Device> {
+  using Base = Batch<Device>;
+  using typename Base::Stream;
+  using Moments = typename Policies::Moments;
+  using Stored = stored_t<Moments, float>;
+
+  using Projection = typename Policies::Projection;
+  using Granularity = typename Policies::Granularity;
+
+  /// s o X with a scale of R = X P^T: APOLLO and its like.
+  static constexpr bool structured =
+      Projection::projects && !Granularity::elementwise && !Granularity::of_update && Moments::shared == Shared::none;
+  static constexpr bool draws_matrix = is_drawn_as_matrix<Projection, Projection::projects>();
+  static constexpr bool draws_signs = [] {
+    if constexpr (Projection::random)
+      return std::is_same_v<typename Projection::Sketch, SparseSign>;
+    else
+      return false;
+  }();
+  static constexpr bool draws_numbers = [] {
+    if constexpr (draws_matrix)
+      return std::is_same_v<typename Projection::Sketch, Gaussian> ||
+             std::is_same_v<typename Projection::Sketch, Rademacher>;
+    else
+      return false;
+  }();
+
+  static_assert(Policies::one_pass || structured,
+                "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
+  static_assert(!structured || draws_signs || draws_numbers,
+                "apollo: apollo::cuda projects by SparseSign, Gaussian and Rademacher; see docs/cuda.md.");
+  static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
+                "apollo: apollo::cuda keeps moments as float or apollo::bfloat16; see docs/cuda.md.");
+  static_assert(!Policies::Weights::keeps_remainder, "apollo: apollo::cuda has no SplitWeights; see docs/cuda.md.");
+
+ public:
+  std::size_t add(const Device& device, const TensorRequest& request, Stream stream) override {
+    Tensor<Device> tensor;
+    tensor.name = request.name;
+    Entry& entry = tensor.entry;
+    entry.setup = {make_plan<Policies>(request.shape, request.settings, request.name, request.order), request.settings,
+                   request.id};
+    const Plan& plan = entry.setup.plan;
+    entry.input = request.input;
+    entry.weight = request.weight;
+    entry.gradient = request.gradient;
+    const bool rows = request.order == Order2D::row_major;
+    entry.lines = rows ? request.shape.rows : request.shape.cols;
+    entry.length = rows ? request.shape.cols : request.shape.rows;
+    entry.along = plan.order_of_x() == Order2D::row_major;
+    entry.aligned = is_aligned(request.weight, request.gradient) && Base::runs_are_aligned(entry.length, entry.lines);
+
+    if constexpr (structured) check_projection(plan, request);
+
+    Index parts[Base::passes] = {};
+    parts[Base::by_tensor] = 1;
+    parts[Base::by_run] = (run_count(entry.lines, entry.length) + runs_a_part - 1) / runs_a_part;
+
+    const Index one = plan.moment_size() * static_cast<Index>(sizeof(Stored));
+    tensor.moment_bytes = one;
+    tensor.moments = Memory<Device>(device, Moments::buffers * Base::up_to_16(one), request.name, "optimizer state");
+    for (int b = 0; b < Moments::buffers; ++b)
+      entry.moment[b] = tensor.moments.template as<std::byte>() + b * Base::up_to_16(one);
+    reserve(device, request.name, tensor, parts);
+    if (Moments::buffers > 0) device.clear(entry.moment[0], tensor.moments.bytes(), stream);
+    this->insert(std::move(tensor), parts);
+    return this->size() - 1;
+  }
+
+  void step(const Device& device, Stream stream) override {
+    const auto run = [&](typename Base::Pass pass, auto body) { this->launch(device, pass, body, stream); };
+    if constexpr (structured) {
+      if constexpr (draws_signs) {
+        run(Base::by_tensor, DrawSparse{});
+        run(Base::along_channels, ProjectSparseAlong<G>{});
+        run(Base::across_channels, ProjectSparseAcross<G>{});
+      } else {
+        run(Base::by_draw, DrawDense<typename Projection::Sketch>{});
+        run(Base::along_channels, ProjectDenseAlong<G>{});
+        run(Base::across_channels, ProjectDenseAcross<G>{});
+      }
+      run(Base::by_tensor, Begin<Policies>{});
+      run(Base::by_moment, LowRankMoments<Policies>{});
+      run(Base::by_tensor, Finish<Policies>{});
+      run(Base::by_run, Apply<Policies, W, G>{});
+    } else {
+      run(Base::by_run, Inspect<G>{});
+      run(Base::by_tensor, Begin<Policies>{});
+      run(Base::by_run, Update<Policies, W, G>{});
+    }
+  }
+
+  Index state_bytes() const override {
+    Index bytes = 0;
+    for (std::size_t i = 0; i < this->size(); ++i) bytes += this->tensor(i).moment_bytes * Moments::buffers;
+    return bytes;
+  }
+
+ private:
+  static bool is_aligned(const void* weight, const void* gradient) {
+    return reinterpret_cast<std::uintptr_t>(weight) % 16 == 0 && reinterpret_cast<std::uintptr_t>(gradient) % 16 == 0;
+  }
+
+  /// Bounds of the kernels, beside those of the plan.
+  static void check_projection(const Plan& plan, const TensorRequest& request) {
+    const Check check{request.name};
+    if (plan.rank > RankTile::most)
+      check.fail("rank = " + text(plan.rank) + " must be at most " + text(Index{RankTile::most}) + " on a GPU");
+    if (plan.removed >= Index{1} << 31)
+      check.fail("the removed side, " + text(plan.removed) + ", must be below " + text(Index{1} << 31) + " on a GPU");
+    if (request.settings.on_refresh == OnRefresh::rotate)
+      check.fail("on_refresh = rotate is not there on a GPU; use keep or reset");
+  }
+
+  /// The scratch of a step, and into how many parts its passes are cut.
+  static void reserve(const Device& device, std::string_view name, Tensor<Device>& tensor,
+                      Index (&parts)[Base::passes]) {
+    Entry& entry = tensor.entry;
+    const Plan& plan = entry.setup.plan;
+    entry.blocks = parts[Base::by_run];
+    if constexpr (structured) {
+      const auto pass = entry.along ? Base::along_channels : Base::across_channels;
+      if constexpr (draws_signs) {
+        parts[pass] = entry.along ? ProjectSparseAlong<G>::parts(plan) : ProjectSparseAcross<G>::parts(plan);
+        if (!entry.along) entry.norm_parts = ProjectSparseAcross<G>::parts_of_norms(plan);
+      } else {
+        parts[Base::by_draw] = ceil_divide(plan.rank * plan.removed, DrawDense<typename Projection::Sketch>::a_part);
+        parts[pass] = entry.along ? ProjectDenseAlong<G>::parts(plan) : ProjectDenseAcross<G>::parts(plan);
+        if (!entry.along) entry.parts = entry.norm_parts = ProjectDenseAcross<G>::parts_of_r(plan);
+      }
+      parts[Base::by_moment] = LowRankMoments<Policies>::parts(plan);
+      entry.blocks = 3 * parts[Base::by_moment];
+    }
+    Index bytes = 0;
+    carve(tensor, nullptr, bytes);
+    tensor.scratch = Memory<Device>(device, bytes, name, "scratch");
+    carve(tensor, tensor.scratch.template as<std::byte>(), bytes = 0);
+    if constexpr (structured) entry.blocks = parts[Base::by_moment];
+  }
+
+  /// Gives every array of the scratch its place from `begin` on, or counts their bytes where that is null.
+  static void carve(Tensor<Device>& tensor, std::byte* begin, Index& bytes) {
+    Entry& entry = tensor.entry;
+    const Plan& plan = entry.setup.plan;
+    const auto take = [&]<class T>(T*& array, Index count) {
+      if (begin != nullptr) array = reinterpret_cast<T*>(begin + bytes);
+      bytes += Base::up_to_16(count * static_cast<Index>(sizeof(T)));
+    };
+    take(entry.sums, entry.blocks);
+    if constexpr (structured) {
+      if constexpr (draws_signs) {
+        const SparseTable table(plan);
+        take(entry.map, table.size());
+        take(entry.inputs, table.size());
+        take(entry.signs, ceil_divide(plan.removed, 32));
+      } else {
+        take(entry.directions, plan.rank * plan.removed);
+      }
+      take(entry.r, entry.parts * plan.moment_size());
+      take(entry.x_norms, entry.norm_parts * plan.kept);
+      if (Granularity::per_channel) {
+        take(entry.channel_scale, plan.kept);
+        take(entry.channel_step, plan.kept);
+      }
+    }
+  }
+};
+
+}  // namespace apollo::cuda

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels of steps that project nothing: look at the gradient, begin a tensor's step, update every element.
+#pragma once
+
+#include <apollo/cuda/memory.hpp>
+
+namespace apollo::cuda {
+
+/// Calls body(run, lane, run in the part) for each run of a part that is this thread's turn.
+template <class Body>
+APOLLO_INLINE void over_runs(const Entry& entry, Index part, int turn, int t, Body&& body) {
+  const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + t / warp;
+  if (number < run_count(entry.lines, entry.length))
+    body(run_at(entry.lines, entry.length, number), t % warp, t / warp);
+}
+
+/// The sum of the gradient's squares, in double: it is finite exactly if all values are. Reads G once.
+template <class G>
+struct Inspect {
+  static constexpr const char* kernel = "Inspect";
+  using Shared = SumMemory;
+  Tables tables;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    const Index part = tables.number(context.block());
+    const auto* gradient = static_cast<const G*>(entry.gradient);
+    typename Context::template Each<double> sum;
+    context.phase([&](int t) {
+      if (gradient == nullptr) return;
+      for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn)
+        over_runs(entry, part, turn, t, [&](const Run& run, int lane, int) {
+          for (int u = 0; u < Units<G>::count; ++u) {
+            const int at = Units<G>::at(lane, u);
+            if (at >= run.count) return;
+            float g[Units<G>::size];
+            read<Units<G>::size>(gradient + run.value + at, entry.aligned, min_of(Units<G>::size, run.count - at), g);
+            for (int i = 0; i < Units<G>::size; ++i) sum[t] += static_cast<double>(g[i]) * static_cast<double>(g[i]);
+          }
+        });
+    });
+    const double total = block_sum(context, shared, sum);
+    context.last([&](int t) {
+      if (t == 0) entry.sums[part] = total;
+    });
+  }
+};
+
+/// base^exponent by squaring: the same bits everywhere.
+APOLLO_HD inline double power(double base, std::int64_t exponent) {
+  double result = 1;
+  for (; exponent > 0; exponent >>= 1, base *= base)
+    if ((exponent & 1) != 0) result *= base;
+  return result;
+}
+
+/// One block a tensor: whether it is stepped, its step count and its scalars.
+template <class Policies>
+struct Begin {
+  static constexpr const char* kernel = "Begin";
+  using Shared = SumMemory;
+  Tables tables;
+
+  /// A gradient of a larger norm is taken for one that is not finite: its projection might not be.
+  static constexpr double largest = 1e70;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    Progress& progress = tables.progress_of(context.block());
+    const Settings& settings = entry.setup.settings;
+    const bool looks = (settings.check_finite || !Policies::one_pass) && entry.gradient != nullptr;
+    typename Context::template Each<double> part;
+    context.phase([&](int t) {
+      if (!looks) return;
+      const double* from = Policies::one_pass ? entry.sums : entry.x_norms;
+      const Index count = Policies::one_pass ? entry.blocks : entry.norm_parts * entry.setup.plan.kept;
+      for (Index i = t; i < count; i += threads) part[t] += from[i];
+    });
+    const double squared = block_sum(context, shared, part);
+    context.last([&](int t) {
+      if (t != 0) return;
+      const bool finite = bits::finite(squared) && (Policies::one_pass || squared <= largest);
+      progress.active = entry.gradient != nullptr && (finite || !settings.check_finite) ? 1 : 0;
+      if (progress.active != 0)
+        start(entry, progress, looks ? squared : not_measured);
+      else if (entry.gradient != nullptr)
+        ++progress.skipped;
+    });
+  }
+
+ private:
+  APOLLO_HD static void start(const Entry& entry, Progress& progress, double squared) {
+    const TensorSetup& setup = entry.setup;
+    Record& record = progress.record;
+    progress.restarts = 0;
+    if constexpr (Policies::Projection::projects)
+      if (setup.settings.on_refresh == OnRefresh::reset && record.steps > 0 && setup.refresh_due(record.steps)) {
+        progress.restarts = 1;
+        record.restart = record.steps;
+      }
+    const StepInput input{entry.input->lr, entry.input->gradient_factor};
+    BetaPowers powers;
+    if constexpr (Policies::Moments::bias_corrected) {
+      const std::int64_t clock = record.steps + 1 - record.restart;
+      powers.first = power(Policies::Moments::first_decay(setup.settings), clock);
+      powers.second = power(setup.settings.beta2, clock);
+    }
+    progress.c = coefficients<Policies, float>(setup.plan, setup.settings, record, setup.id, input, powers);
+    progress.weight_rounding = {setup.settings.seed, setup.id, Stream::round_weight,
+                                static_cast<std::uint64_t>(record.steps + 1)};
+    const double factor = input.gradient_factor < 0 ? -input.gradient_factor : input.gradient_factor;
+    progress.gradient_norm = squared < 0 ? not_measured : factor * __builtin_sqrt(squared);
+    ++record.steps;
+  }
+};
+
+/// Moments and apply in one pass, every element its own step. Reads W, G, M and V once, writes W, M and V once.
+template <class Policies, class W, class G>
+struct Update {
+  using Moments = typename Policies::Moments;
+  using Stored = stored_t<Moments, float>;
+  static constexpr bool rounds_weights = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
+  static constexpr bool rounds_moments = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
+  static constexpr bool draws = rounds_weights || rounds_moments;
+
+  static constexpr const char* kernel = "Update";
+  struct Shared {
+    RoundingBytes weights[rounds_weights ? runs_at_once : 1];
+    RoundingBytes moments[rounds_moments ? runs_at_once : 1];
+  };
+  Tables tables;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    const Progress& progress = tables.progress_of(context.block());
+    const Index part = tables.number(context.block());
+    if (progress.active == 0) return;
+    const StepCoefficients<float> c = progress.c;
+    for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
+      if constexpr (draws) {
+        context.phase([&](int t) { draw(progress, part, turn, t, shared); });
+        context.phase([&](int t) { step(entry, c, part, turn, t, shared); });
+      } else {
+        context.last([&](int t) { step(entry, c, part, turn, t, shared); });
+      }
+    }
+  }
+
+ private:
+  APOLLO_HD static void draw(const Progress& progress, Index part, int turn, int t, Shared& shared) {
+    constexpr int blocks = RoundingBytes::blocks;
+    static_assert(threads == 2 * runs_at_once * blocks);
+    const int run = t / blocks % runs_at_once;
+    const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
+    if (t < threads / 2) {
+      if constexpr (rounds_weights) shared.weights[run].draw(progress.weight_rounding, number, t % blocks);
+    } else {
+      if constexpr (rounds_moments) shared.moments[run].draw(progress.c.rounding, number, t % blocks);
+    }
+  }
+
+  APOLLO_HD static void step(const Entry& entry, const StepCoefficients<float>& c, Index part, int turn, int t,
+                             const Shared& shared) {
+    constexpr int size = Units<W>::size;
+    over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
+      for (int u = 0; u < Units<W>::count; ++u) {
+        const int at = Units<W>::at(lane, u);
+        if (at >= run.count) return;
+        const int left = min_of(size, run.count - at);
+        const Index first = run.value + at;
+        auto* weight = static_cast<W*>(entry.weight) + first;
+        float w[size], g[size], state[2][size];
+        read<size>(weight, entry.aligned, left, w);
+        read<size>(static_cast<const G*>(entry.gradient) + first, entry.aligned, left, g);
+        for (int b = 0; b < Moments::buffers; ++b)
+          read<size>(static_cast<const Stored*>(entry.moment[b]) + first, entry.aligned, left, state[b]);
+        alignas(16) W new_weight[size];
+        alignas(16) Stored new_state[2][size];
+        for (int i = 0; i < size; ++i) {
+          float value[2] = {0, 0};
+          for (int b = 0; b < Moments::buffers; ++b) value[b] = state[b][i];
+          const float n = Moments::update(c.gradient_factor * g[i] + c.coupled_decay * w[i], value, c.moments);
+          w[i] = c.decay_after * (c.decay_before * w[i] - static_cast<float>(c.step) * n);
+          new_weight[i] = stored<W, rounds_weights>(w[i], shared.weights + (rounds_weights ? in_part : 0), at + i);
+          for (int b = 0; b < Moments::buffers; ++b)
+            new_state[b][i] =
+                stored<Stored, rounds_moments>(value[b], shared.moments + (rounds_moments ? in_part : 0), at + i);
+        }
+        write<size>(new_weight, entry.aligned, left, weight);
+        for (int b = 0; b < Moments::buffers; ++b)
+          write<size>(new_state[b], entry.aligned, left, static_cast<Stored*>(entry.moment[b]) + first);
+      }
+    });
+  }
+};
+
+}  // namespace apollo::cuda

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a thread reads and writes adjacent values: 16 bytes at a time where they are aligned.
+#pragma once
+
+#include <apollo/cuda/table.hpp>
+#include <apollo/random/rounding.hpp>
+
+namespace apollo::cuda {
+
+/// Where a thread's values of a run lie: unit u of `count`, each of `size` adjacent ones, 16 bytes of V.
+template <class V>
+struct Units {
+  static constexpr int size = 16 / static_cast<int>(sizeof(V));
+  static constexpr int count = per_thread / size;
+  APOLLO_HD static int at(int lane, int u) { return (u * warp + lane) * size; }
+};
+
+/// Copies `bytes` that begin at a multiple of 16, or, where they are 8, of 8.
+template <int bytes>
+APOLLO_INLINE void copy_aligned(const void* from, void* to) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (bytes == 8) {
+    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(from);
+  } else {
+    static_assert(bytes % 16 == 0);
+    for (int part = 0; part < bytes / 16; ++part)
+      reinterpret_cast<uint4*>(to)[part] = reinterpret_cast<const uint4*>(from)[part];
+  }
+#else
+  __builtin_memcpy(to, __builtin_assume_aligned(from, bytes == 8 ? 8 : 16), bytes);
+#endif
+}
+
+/// Reads `left` of up to `count` values; the others are zero.
+template <int count, class V>
+APOLLO_INLINE void read(const V* from, bool aligned, int left, float* to) {
+  if (aligned && left == count) {
+    alignas(16) V values[count];
+    copy_aligned<count* static_cast<int>(sizeof(V))>(from, values);
+    for (int i = 0; i < count; ++i) to[i] = static_cast<float>(values[i]);
+  } else {
+    for (int i = 0; i < count; ++i) to[i] = i < left ? static_cast<float>(from[i]) : 0.0f;
+  }
+}
+template <int count, class V>
+APOLLO_INLINE void write(const V* values, bool aligned, int left, V* to) {
+  if (aligned && left == count) {
+    copy_aligned<count* static_cast<int>(sizeof(V))>(values, to);
+  } else {
+    for (int i = 0; i < count; ++i)
+      if (i < left) to[i] = values[i];
+  }
+}
+
+/// Random bytes of one storage run, see random/rounding.hpp.
+struct RoundingBytes {
+  static constexpr int blocks = 16;  ///< of Philox
+  static constexpr int words = 4 * blocks;
+  std::uint32_t word[words];
+
+  /// The share of Philox block i.
+  APOLLO_INLINE void draw(const RandomStream& stream, Index run, int i) {
+    const PhiloxCounter bits = stream.block(static_cast<std::uint64_t>(blocks * run + i));
+    for (int k = 0; k < 4; ++k) word[k * blocks + i] = bits.word[k];
+  }
+  /// The 16 bits of value i.
+  APOLLO_INLINE std::uint32_t bits_of(int i) const {
+    return rounding::bits_of(reinterpret_cast<const std::uint8_t*>(word), i);
+  }
+};
+
+/// A value as it is stored: rounded by random bits where they are given, which only bfloat16 takes.
+template <class V, bool stochastic>
+APOLLO_INLINE V stored(float value, const RoundingBytes* random, int i) {
+  if constexpr (stochastic && std::is_same_v<V, bfloat16>) {
+    V result;
+    result.bits = bits::to_bfloat16_stochastic(value, random->bits_of(i));
+    return result;
+  } else {
+    return static_cast<V>(value);
+  }
+}
+
+}  // namespace apollo::cuda

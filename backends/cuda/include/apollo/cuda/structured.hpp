@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels of structured updates, W <- W - s o X: moments of R with the norms of channels, the limiter, and the second read of G.
+#pragma once
+
+#include <apollo/cuda/elementwise.hpp>
+#include <apollo/cuda/project.hpp>
+#include <apollo/policy/limiter.hpp>
+
+namespace apollo::cuda {
+
+/// M, V <- R by tiles of channels, the squared norms of N and R, and from them s of every channel.
+template <class Policies>
+struct LowRankMoments {
+  using Moments = typename Policies::Moments;
+  using Granularity = typename Policies::Granularity;
+  using Stored = stored_t<Moments, float>;
+  static constexpr bool rounds = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
+  static constexpr int runs = rounds ? RankTile::most / storage_block + 1 : 1;
+
+  static constexpr const char* kernel = "LowRankMoments";
+  struct Shared {
+    double n[RankTile::most];
+    double r[RankTile::most];
+    SumMemory sum;
+    RoundingBytes random[runs];
+  };
+  Tables tables;
+
+  static Index parts(const Plan& plan) { return ceil_divide(plan.kept, RankTile(plan.rank).channels); }
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    const Progress& progress = tables.progress_of(context.block());
+    if (progress.active == 0) return;
+    const Plan& plan = entry.setup.plan;
+    const RankTile tile(plan.rank);
+    const int rank = tile.rank;
+    const Index number = tables.number(context.block()), first = number * tile.channels;
+    const int count = static_cast<int>(min_of(plan.kept - first, Index{tile.channels}));
+    const Index first_run = first * rank / storage_block;
+    if constexpr (rounds)
+      context.phase([&](int t) {
+        constexpr int blocks = RoundingBytes::blocks;
+        static_assert(runs * blocks <= threads);
+        const Index run = first_run + t / blocks;
+        if (t < runs * blocks && run * storage_block < (first + count) * rank)
+          shared.random[t / blocks].draw(progress.c.rounding, run, t % blocks);
+      });
+    context.phase([&](int t) {
+      tile.over(t, count, [&](int, int channel, int bucket) {
+        const Index at = (first + channel) * rank + bucket;
+        float r = 0;
+        for (Index part = 0; part < entry.parts; ++part) r += entry.r[part * plan.moment_size() + at];
+        float value[2] = {0, 0};
+        for (int b = 0; b < Moments::buffers; ++b)
+          if (progress.restarts == 0) value[b] = static_cast<float>(static_cast<const Stored*>(entry.moment[b])[at]);
+        const float n = Moments::update(r, value, progress.c.moments);
+        const Index run = at / storage_block;
+        for (int b = 0; b < Moments::buffers; ++b)
+          static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(
+              value[b], shared.random + (rounds ? run - first_run : 0), static_cast<int>(at - run * storage_block));
+        shared.n[channel * rank + bucket] = static_cast<double>(n) * static_cast<double>(n);
+        shared.r[channel * rank + bucket] = static_cast<double>(r) * static_cast<double>(r);
+      });
+    });
+    for (int half = tile.half(); half > 0; half /= 2)
+      context.phase([&](int t) {
+        tile.over(t, count, [&](int, int channel, int bucket) {
+          const int at = channel * rank + bucket;
+          if (bucket < half && bucket + half < rank) {
+            shared.n[at] += shared.n[at + half];
+            shared.r[at] += shared.r[at + half];
+          }
+        });
+      });
+    typename Context::template Each<double> sum[3];
+    context.phase([&](int t) {
+      for (int channel = t; channel < count; channel += threads) {
+        const double n = shared.n[channel * rank], r = shared.r[channel * rank];
+        double x = 0;
+        for (Index part = 0; part < entry.norm_parts; ++part) x += entry.x_norms[part * plan.kept + first + channel];
+        if constexpr (Granularity::per_channel) {
+          const double s = Granularity::ratio(n, r);
+          entry.channel_scale[first + channel] = s;
+          sum[2][t] += s * s * x;
+        } else {
+          sum[0][t] += n;
+          sum[1][t] += r;
+          sum[2][t] += x;
+        }
+      }
+    });
+    double total[3] = {};
+    for (int i = Granularity::per_channel ? 2 : 0; i < 3; ++i) total[i] = block_sum(context, shared.sum, sum[i]);
+    context.last([&](int t) {
+      if (t == 0)
+        for (int i = 0; i < 3; ++i) entry.sums[3 * number + i] = total[i];
+    });
+  }
+};
+
+/// One block a tensor: the length of the update, the limiter, and from them by what each channel's gradient is multiplied.
+template <class Policies>
+struct Finish {
+  using Granularity = typename Policies::Granularity;
+  using Limiter = typename Policies::Limiter;
+  static constexpr const char* kernel = "Finish";
+  struct Shared {
+    SumMemory sum;
+    double factor;
+  };
+  Tables tables;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    Progress& progress = tables.progress_of(context.block());
+    if (progress.active == 0) return;
+    double total[3];
+    for (int i = 0; i < 3; ++i) {
+      typename Context::template Each<double> sum;
+      context.phase([&](int t) {
+        for (Index block = t; block < entry.blocks; block += threads) sum[t] += entry.sums[3 * block + i];
+      });
+      total[i] = block_sum(context, shared.sum, sum);
+    }
+    context.phase([&](int t) {
+      if (t == 0) shared.factor = finish(entry, progress, total);
+    });
+    const double factor = shared.factor;
+    if constexpr (Granularity::per_channel)
+      context.last([&](int t) {
+        for (Index j = t; j < entry.setup.plan.kept; j += threads)
+          entry.channel_step[j] = static_cast<float>(entry.channel_scale[j] * factor);
+      });
+  }
+
+ private:
+  APOLLO_HD static double finish(const Entry& entry, Progress& progress, const double* total) {
+    const Settings& settings = entry.setup.settings;
+    const double gradient = entry.input->gradient_factor;
+    const double s = Granularity::per_channel ? 1 : Granularity::ratio(total[0], total[1]);
+    const double norm = __builtin_sqrt(s * s * gradient * gradient * total[2]);
+    progress.limiter = 1;
+    if constexpr (Limiter::active) {
+      const auto limited =
+          Limiter::limit(norm, progress.record.previous_norm, settings.limiter_gamma, settings.limiter_floor);
+      progress.record.previous_norm = limited.previous;
+      progress.limiter = limited.divisor;
+    }
+    progress.update_norm = norm / progress.limiter;
+    progress.factor = s * gradient * progress.c.step / progress.limiter;
+    return progress.factor;
+  }
+};
+
+/// W <- (W before - step_j X) after. Reads W and G once, writes W once.
+template <class Policies, class W, class G>
+struct Apply {
+  static constexpr bool per_channel = Policies::Granularity::per_channel;
+  static constexpr bool rounds = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
+
+  static constexpr const char* kernel = "Apply";
+  struct Shared {
+    RoundingBytes random[rounds ? runs_at_once : 1];
+  };
+  Tables tables;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    const Progress& progress = tables.progress_of(context.block());
+    const Index part = tables.number(context.block());
+    if (progress.active == 0) return;
+    for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
+      if constexpr (rounds) {
+        context.phase([&](int t) {
+          const int run = t / RoundingBytes::blocks;
+          const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
+          if (run < runs_at_once) shared.random[run].draw(progress.weight_rounding, number, t % RoundingBytes::blocks);
+        });
+        context.phase([&](int t) { step(entry, progress, part, turn, t, shared); });
+      } else {
+        context.last([&](int t) { step(entry, progress, part, turn, t, shared); });
+      }
+    }
+  }
+
+ private:
+  /// By what value i of the values from `at` on in a run is multiplied.
+  APOLLO_HD static float step_of(const Entry& entry, const Run& run, int at) {
+    Index line = run.line, in_line = run.at + at;
+    if (entry.length < storage_block) {
+      line = (run.value + at) / entry.length;
+      in_line = run.value + at - line * entry.length;
+    }
+    return entry.channel_step[entry.along ? line : in_line];
+  }
+
+  APOLLO_HD static void step(const Entry& entry, const Progress& progress, Index part, int turn, int t,
+                             const Shared& shared) {
+    constexpr int size = Units<W>::size;
+    const float before = progress.c.decay_before, after = progress.c.decay_after;
+    over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
+      float length = static_cast<float>(progress.factor);
+      const bool one = entry.along && entry.length >= storage_block;  // a run lies in one channel
+      if (per_channel && one) length = entry.channel_step[run.line];
+      for (int u = 0; u < Units<W>::count; ++u) {
+        const int at = Units<W>::at(lane, u);
+        if (at >= run.count) return;
+        const int left = min_of(size, run.count - at);
+        auto* weight = static_cast<W*>(entry.weight) + run.value + at;
+        float w[size], g[size];
+        read<size>(weight, entry.aligned, left, w);
+        read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
+        alignas(16) W result[size];
+        for (int i = 0; i < size; ++i) {
+          if (per_channel && !one && i < left) length = step_of(entry, run, at + i);
+          w[i] = after * (before * w[i] - length * g[i]);
+          result[i] = stored<W, rounds>(w[i], shared.random + (rounds ? in_part : 0), at + i);
+        }
+        write<size>(result, entry.aligned, left, weight);
+      }
+    });
+  }
+};
+
+}  // namespace apollo::cuda

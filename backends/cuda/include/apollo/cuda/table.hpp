@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tables that lie on the device: what each tensor is, how far it has come, and which block has which part of it.
+#pragma once
+
+#include <apollo/cuda/context.hpp>
+#include <apollo/step/coefficients.hpp>
+#include <apollo/step/report.hpp>
+#include <apollo/tensor/blocks.hpp>
+
+namespace apollo::cuda {
+
+/// What a group's steps read that changes between them. It lies on the device, so that a captured graph reads it anew.
+struct GroupInput {
+  double lr = 0;
+  double gradient_factor = 1;
+};
+
+/// One tensor. Written at registration, and where a tensor is bound to other memory.
+struct Entry {
+  TensorSetup setup;
+  const GroupInput* input = nullptr;
+  void* weight = nullptr;
+  const void* gradient = nullptr;  ///< null: no gradient
+  void* moment[2] = {};
+
+  Index lines = 0;       ///< of memory: rows of a row-major matrix
+  Index length = 0;      ///< of a line
+  bool along = false;    ///< each line of memory is a channel; else each index in a line is one
+  bool aligned = false;  ///< every run of every array begins at 16 bytes
+  Index blocks = 0;      ///< that fill `sums`
+
+  // Scratch of a step.
+  float* directions = nullptr;     ///< P of a dense projection, rank x removed
+  std::int32_t* map = nullptr;     ///< of a sparse one, as it is drawn ...
+  std::int32_t* inputs = nullptr;  ///< ... and turned round: which input a bucket takes in a window
+  std::uint32_t* signs = nullptr;  ///< of 32 inputs each
+  float* r = nullptr;              ///< `parts` times kept x rank: R is their sum
+  double* x_norms = nullptr;       ///< `norm_parts` times kept: squared norms of channels likewise
+  Index parts = 1;
+  Index norm_parts = 1;
+  double* sums = nullptr;           ///< of each block of a pass: one number, or three
+  double* channel_scale = nullptr;  ///< s of a channel ...
+  float* channel_step = nullptr;    ///< ... and by what its gradient is multiplied
+
+  Index values() const { return lines * length; }
+};
+
+/// Where a tensor stands. Written by kernels alone.
+struct Progress {
+  Record record;
+  std::int64_t skipped = 0;             ///< steps that it did not take since their gradients were not finite
+  double gradient_norm = not_measured;  ///< of the last step, as scaled; where the gradient is looked at first
+  double update_norm = not_measured;    ///< of the last structured update, after the limiter
+  double limiter = 1;                   ///< which was divided by this
+  // For the kernels of one step:
+  StepCoefficients<float> c;
+  RandomStream weight_rounding;
+  double factor = 0;  ///< the step length of a channel is this times its scale
+  std::int32_t active = 0;
+  std::int32_t restarts = 0;  ///< moments count as zero
+};
+
+/// One block's part of one tensor.
+struct Part {
+  std::int32_t tensor = 0;
+  std::int32_t number = 0;
+};
+
+/// What every kernel is given.
+struct Tables {
+  const Entry* entries = nullptr;
+  Progress* progress = nullptr;
+  const Part* parts = nullptr;
+
+  APOLLO_HD const Entry& entry(Index block) const { return entries[parts[block].tensor]; }
+  APOLLO_HD Progress& progress_of(Index block) const { return progress[parts[block].tensor]; }
+  APOLLO_HD Index number(Index block) const { return parts[block].number; }
+};
+
+/// Values that a thread handles at a time: loops over memory take eight, a warp a run of storage_block.
+inline constexpr int per_thread = 8;
+inline constexpr int warp = storage_block / per_thread;
+inline constexpr int runs_at_once = threads / warp;
+inline constexpr int runs_a_part = 4 * runs_at_once;
+static_assert(warp == 32);
+
+APOLLO_INLINE constexpr int min_of(int a, int b) { return a < b ? a : b; }
+APOLLO_INLINE constexpr Index min_of(Index a, Index b) { return a < b ? a : b; }
+
+/// Run number `number` of a tensor in order of memory; storage and random bits are cut alike, see tensor/blocks.hpp.
+struct Run {
+  Index value = 0;  ///< number of its first value
+  Index line = 0;   ///< of a line of at least storage_block values: its number, and where in it the run begins
+  Index at = 0;
+  int count = 0;
+};
+APOLLO_HD inline Index run_count(Index lines, Index length) {
+  if (length < storage_block) return (lines * length + storage_block - 1) / storage_block;
+  return lines * ((length + storage_block - 1) / storage_block);
+}
+APOLLO_HD inline Run run_at(Index lines, Index length, Index number) {
+  Run run;
+  Index left = 0;
+  if (length >= storage_block) {
+    const Index in_line = (length + storage_block - 1) / storage_block;
+    run.line = number / in_line;
+    run.at = (number - run.line * in_line) * storage_block;
+    run.value = run.line * length + run.at;
+    left = length - run.at;
+  } else {
+    run.value = number * storage_block;
+    left = lines * length - run.value;
+  }
+  run.count = static_cast<int>(min_of(left, Index{storage_block}));
+  return run;
+}
+
+}  // namespace apollo::cuda

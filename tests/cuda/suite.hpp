@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every member on a device: a few steps of tensors of all kinds, and a hash of what they left. The same on a GPU (members.cu)
+// and on the emulated device (emulated.cpp), which a translation unit each sees alone.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <apollo/cuda.hpp>
+
+namespace suite {
+
+struct Outcome {
+  std::string name;
+  std::uint64_t hash = 0;
+};
+
+inline float value_of(std::uint64_t number) {
+  number = (number + 0x9E3779B97F4A7C15u) * 0xBF58476D1CE4E5B9u;
+  number = (number ^ (number >> 29)) * 0x94D049BB133111EBu;
+  return static_cast<float>(static_cast<std::int32_t>(number >> 40) - (1 << 23)) * 0x1p-23f;
+}
+
+template <class Device>
+class Suite {
+ public:
+  explicit Suite(const Device& device) : device_(device) {}
+
+  /// Steps Member with weights of W and gradients of G.
+  template <class Member, class W, class G>
+  void run(const char* name, const typename Member::Options& options) {
+    struct Leaf {
+      apollo::Index rows, cols;
+      apollo::Order2D order;
+    };
+    using enum apollo::Order2D;
+    const Leaf leaves[] = {{300, 64, row_major},
+                           {64, 300, row_major},
+                           {70, 1032, row_major},
+                           {90, 37, column_major},
+                           {513, 1, column_major}};
+    apollo::cuda::BasicOptimizer<Device> optimizer(device_);
+    const auto group = optimizer.template add_group<Member>(options);
+    std::vector<apollo::cuda::Memory<Device>> weights, gradients;
+    std::vector<apollo::Index> sizes;
+    for (const Leaf& leaf : leaves) {
+      const apollo::Index size = leaf.rows * leaf.cols;
+      const std::size_t i = sizes.size();
+      weights.push_back(make<W>(size, i, 1));
+      gradients.push_back(make<G>(size, 100 + i, 0.01f));
+      sizes.push_back(size);
+      const auto view = [&](auto* data) {
+        return leaf.order == row_major ? apollo::row_major(data, leaf.rows, leaf.cols)
+                                       : apollo::column_major(data, leaf.rows, leaf.cols);
+      };
+      optimizer.add(group, "tensor " + std::to_string(i), view(weights[i].template as<W>()),
+                    view(gradients[i].template as<G>()));
+    }
+    for (std::uint64_t step = 0; step < 5; ++step) {
+      for (std::size_t i = 0; i < sizes.size(); ++i)
+        write<G>(gradients[i], sizes[i], 1000 * (step + 1) + i, 0.01f * static_cast<float>(step + 1));
+      optimizer.step();
+    }
+    std::uint64_t hash = 14695981039346656037u;
+    const auto take = [&](const std::vector<unsigned char>& bytes) {
+      for (const unsigned char byte : bytes) hash = (hash ^ byte) * 1099511628211u;
+    };
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      std::vector<unsigned char> bytes(static_cast<std::size_t>(weights[i].bytes()));
+      device_.read(bytes.data(), weights[i].template as<W>(), weights[i].bytes(), {});
+      take(bytes);
+      const std::string tensor = "tensor " + std::to_string(i);
+      for (int b = 0; b < Member::Policies::Moments::buffers; ++b) {
+        bytes.resize(static_cast<std::size_t>(optimizer.moment_bytes(tensor)));
+        optimizer.read_moment(tensor, b, bytes.data());
+        take(bytes);
+      }
+    }
+    outcomes.push_back({name, hash});
+  }
+
+  std::vector<Outcome> outcomes;
+
+ private:
+  template <class T>
+  apollo::cuda::Memory<Device> make(apollo::Index size, std::uint64_t seed, float scale) {
+    apollo::cuda::Memory<Device> memory(device_, size * static_cast<apollo::Index>(sizeof(T)), {}, "a test");
+    write<T>(memory, size, seed, scale);
+    return memory;
+  }
+  template <class T>
+  void write(const apollo::cuda::Memory<Device>& memory, apollo::Index size, std::uint64_t seed, float scale) {
+    std::vector<T> values(static_cast<std::size_t>(size));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<T>(scale * value_of((seed << 32) + i));
+    device_.write(memory.template as<T>(), values.data(), memory.bytes(), {});
+  }
+
+  Device device_;
+};
+
+template <class Device>
+std::vector<Outcome> run_members(const Device& device) {
+  using namespace apollo;
+  using Half = AdamMoments<bfloat16>;
+  Suite<Device> suite(device);
+  suite.template run<AdamW<>, float, float>("AdamW, fp32", {.lr = 0.01});
+  suite.template run<AdamW<>, bfloat16, bfloat16>("AdamW, bf16", {.lr = 0.01});
+  suite.template run<AdamW<Half, StochasticWeights>, bfloat16, bfloat16>("AdamW, bf16, all stochastic", {.lr = 0.01});
+  suite.template run<AdamW<Half>, float, bfloat16>("AdamW, fp32, bf16 moments and gradients", {.lr = 0.01});
+  suite.template run<ApolloMini<>, float, float>("APOLLO-Mini, fp32", {.lr = 0.01});
+  suite.template run<ApolloMini<Half, StochasticWeights>, bfloat16, bfloat16>("APOLLO-Mini, bf16, all stochastic",
+                                                                              {.lr = 0.01});
+  suite.template run<Apollo<>, float, float>("APOLLO by sparse signs, fp32", {.lr = 0.01, .rank = 16});
+  suite.template run<Apollo<>, bfloat16, bfloat16>("APOLLO by sparse signs, bf16", {.lr = 0.01, .rank = 16});
+  suite.template run<Apollo<Half, StochasticWeights>, bfloat16, bfloat16>("APOLLO by sparse signs, all stochastic",
+                                                                          {.lr = 0.01, .rank = 16});
+  suite.template run<Apollo<RandomProjection<Gaussian>>, float, float>("APOLLO by normals, fp32",
+                                                                       {.lr = 0.01, .rank = 6});
+  suite.template run<Apollo<RandomProjection<Rademacher>>, bfloat16, bfloat16>("APOLLO by signs, bf16",
+                                                                               {.lr = 0.01, .rank = 6});
+  suite.template run<Sgd<>, float, float>("SGD, fp32", {.lr = 0.1});
+  suite.template run<SgdMomentum<>, bfloat16, float>("SGD with momentum, bf16", {.lr = 0.1});
+  return suite.outcomes;
+}
+
+/// On the emulated device; in emulated.cpp.
+std::vector<Outcome> run_emulated();
+
+}  // namespace suite

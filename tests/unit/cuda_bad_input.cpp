@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// What apollo::cuda refuses, before anything is changed, and with which words.
+#include "cuda_model.hpp"
+
+using namespace emulated;
+using support::mentions;
+using support::refusal;
+
+namespace {
+
+struct Bench {
+  EmulatedOptimizer optimizer;
+  apollo::Group<apollo::AdamW<>::Policies> group = optimizer.add_group(apollo::AdamWOptions{});
+  Array<float> w{optimizer.device(), Matrix(6, 8, 1.0)}, g{optimizer.device(), Matrix(6, 8, 1.0)};
+  std::vector<float> host = std::vector<float>(48, 1.0f);
+
+  template <class W, class G>
+  std::string add(const W& weight, const G& gradient, const char* name = "layer") {
+    return refusal([&] { optimizer.add(group, name, weight, gradient); });
+  }
+};
+
+}  // namespace
+
+TEST_CASE("memory of the host is no device tensor") {
+  Bench bench;
+  const auto host = apollo::row_major(bench.host.data(), 6, 8);
+  CHECK(mentions(bench.add(host, bench.g.view()), {"'layer'", "weight", "is not memory of the emulated device"}));
+  CHECK(mentions(bench.add(bench.w.view(), host), {"'layer'", "gradient", "is not memory of the emulated device"}));
+  const auto past = apollo::row_major(bench.w.view().data, 7, 8);
+  CHECK(mentions(bench.add(past, apollo::no_gradient), {"'layer'", "weight", "emulated device"}));
+  CHECK(bench.optimizer.state_bytes() == 0);
+  CHECK(bench.add(bench.w.view(), bench.g.view()).empty());
+  CHECK(bench.optimizer.state_bytes() == 2 * 48 * 4);
+  CHECK(mentions(refusal([&] { bench.optimizer.rebind("layer", host, bench.g.view()); }), {"'layer'", "weight"}));
+}
+
+TEST_CASE("shapes, orders, gaps and names") {
+  Bench bench;
+  float* w = bench.w.view().data;
+  float* g = bench.g.view().data;
+  CHECK(mentions(bench.add(apollo::strided(w, 3, 4, 8, 1), bench.g.view()), {"'layer'", "weight", "3 x 4", "gaps"}));
+  CHECK(mentions(bench.add(bench.w.view(), apollo::row_major(g, 8, 6)), {"'layer'", "8 x 6", "6 x 8"}));
+  CHECK(mentions(bench.add(bench.w.view(), apollo::column_major(g, 6, 8)), {"'layer'", "same index"}));
+  CHECK(mentions(bench.add(apollo::row_major(w, 0, 8), apollo::row_major(g, 0, 8)), {"'layer'", "empty"}));
+  CHECK(mentions(bench.add(apollo::row_major<float>(nullptr, 6, 8), bench.g.view()), {"'layer'", "no data"}));
+  CHECK(bench.add(bench.w.view(), bench.g.view()).empty());
+  CHECK(mentions(bench.add(bench.w.view(), bench.g.view()), {"'layer'", "taken"}));
+  CHECK(mentions(refusal([&] { (void)bench.optimizer.status("other"); }), {"'other'"}));
+  const auto turned = apollo::column_major(w, 6, 8);
+  CHECK(mentions(refusal([&] { bench.optimizer.rebind("layer", turned, turned); }), {"'layer'", "other index"}));
+  CHECK(mentions(refusal([&] { bench.optimizer.rebind("layer", apollo::row_major(w, 4, 8), bench.g.view()); }),
+                 {"'layer'", "4 x 8", "6 x 8"}));
+  Array<bfloat16> half(bench.optimizer.device(), Matrix(6, 8, 1.0));
+  CHECK(mentions(refusal([&] { bench.optimizer.rebind("layer", half.view(), bench.g.view()); }),
+                 {"'layer'", "other types"}));
+  CHECK(mentions(refusal([&] { bench.optimizer.set_lr(bench.group, -1); }), {"lr", "-1"}));
+  CHECK(mentions(refusal([&] { bench.optimizer.gradient_scale(std::nan("")); }), {"gradient_scale"}));
+}
+
+TEST_CASE("too little memory at registration names the tensor and leaves the others as they are") {
+  EmulatedOptimizer optimizer{Emulator({.bytes = 20000})};
+  const auto group = optimizer.add_group(apollo::AdamWOptions{});
+  Array<float> small(optimizer.device(), Matrix(4, 8, 1.0)), large(optimizer.device(), Matrix(40, 50, 1.0));
+  optimizer.add(group, "small", small.view(), small.view());
+  const Index used = optimizer.device().used(), state = optimizer.state_bytes();
+  const std::string text =
+      refusal<std::runtime_error>([&] { optimizer.add(group, "large", large.view(), large.view()); });
+  CHECK(mentions(text, {"'large'", "16000 bytes", "optimizer state", "emulated device", "nothing was changed"}));
+  CHECK(optimizer.device().used() == used);
+  CHECK(optimizer.state_bytes() == state);
+  optimizer.step();
+  CHECK(optimizer.status("small").steps == 1);
+  CHECK(mentions(refusal([&] { (void)optimizer.status("large"); }), {"'large'"}));
+}
