@@ -167,46 +167,4 @@ inline std::vector<std::string> asked_in_vain(const std::vector<std::string>& na
   return vain;
 }
 
-/// Adds the matrices among `parameters` to groups of their own: add(group, parameter) for each.
-template <class Add>
-void add_matrices(apollo::eigen::Optimizer& optimizer, std::string_view name, double lr, const MatrixOptions& asked,
-                  std::uint64_t seed, const Config& model, const std::vector<Parameter>& parameters, Add&& add) {
-  with_member(name, [&]<class Member>(std::type_identity<Member>, auto options) {
-    options.lr = lr;
-    if constexpr (requires { options.seed; }) options.seed = seed;
-    set(options, asked);
-    const auto group = optimizer.add_group<Member>(options);
-    if constexpr (requires { options.block; }) {  // Adam-mini: a head of queries or keys shares a second moment
-      options.block = model.head_size();
-      const auto heads = optimizer.add_group<Member>(options);
-      for (const Parameter& p : parameters)
-        if (p.kind == Kind::matrix) add(p.by_head ? heads : group, p);
-    } else {
-      for (const Parameter& p : parameters)
-        if (p.kind == Kind::matrix) add(group, p);
-    }
-  });
-}
-
-/// Adds the parameters that are no matrices to groups of AdamW: add(group, parameter) for each. Beside the optimizers of 8
-/// bits the embedding and the head get the AdamW that does, with moments of 8 bits.
-template <class Add>
-void add_others(apollo::eigen::Optimizer& optimizer, std::string_view name, double lr, const MatrixOptions& asked,
-                std::uint64_t seed, const std::vector<Parameter>& parameters, Add&& add) {
-  const apollo::AdamWOptions options{
-      .lr = lr, .beta1 = asked.beta1, .beta2 = asked.beta2, .weight_decay = 0, .seed = seed};
-  const auto group = optimizer.add_group(options);
-  const auto add_tables = [&](auto tables) {
-    for (const Parameter& p : parameters)
-      if (p.kind == Kind::norm)
-        add(group, p);
-      else if (p.kind != Kind::matrix)
-        add(tables, p);
-  };
-  if (name.substr(0, 2) == "q-" || name == "adamw-8bit")
-    add_tables(optimizer.add_group<apollo::AdamW8bit<apollo::StochasticWeights>>(options));
-  else
-    add_tables(group);
-}
-
 }  // namespace llama

@@ -19,6 +19,7 @@
 #include <apollo/eigen.hpp>
 
 #include "files.hpp"
+#include "groups.hpp"
 #include "log.hpp"
 #include "model.hpp"
 #include "numbers.hpp"
@@ -305,18 +306,17 @@ class BasicTrainer {
   }
 
   void register_parameters() {
-    const auto add = [&](auto group, const Parameter& p) {
-      if (model_.is_int8(p))
-        optimizer_.add(group, p.name, model_.int8_weight(p), model_.gradient(p));
-      else
-        optimizer_.add(group, p.name, model_.weight(p), model_.gradient(p));
-    };
+    std::vector<Placed> parameters;
+    for (const Parameter& p : model_.parameters()) {
+      const bool int8 = model_.is_int8(p);
+      parameters.push_back({p, int8 ? nullptr : model_.weight(p).data(), int8 ? &model_.int8_weight(p) : nullptr,
+                            model_.gradient(p).data()});
+    }
     add_matrices(optimizer_, settings_.optimizer, settings_.lr, settings_.matrices, settings_.seed, settings_.model,
-                 model_.parameters(), add);
+                 parameters);
     run_.matrix_state_bytes = optimizer_.state_bytes();
     run_.matrix_record_bytes = optimizer_.record_bytes();
-    add_others(optimizer_, settings_.optimizer, settings_.other_lr, settings_.matrices, settings_.seed,
-               model_.parameters(), add);
+    add_others(optimizer_, settings_.optimizer, settings_.other_lr, settings_.matrices, settings_.seed, parameters);
     run_.state_bytes = optimizer_.state_bytes();
     run_.record_bytes = optimizer_.record_bytes();
     for (const Parameter& p : model_.parameters()) {

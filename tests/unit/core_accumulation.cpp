@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of micro-batches: k of them are one batch, kept as R where that is all a step takes, whole where it is not; and
 // what may not be done while they wait.
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <cmath>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bad input: every kind is refused with value, bound and name in the message, and then nothing at all has changed.
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <functional>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes: what an optimizer says it takes is what it asks the allocator for, and what its shape says beforehand.
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <cstddef>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A whole model: identity by name, schedules, clipping, one clock for layer-wise steps, and what the reports say.
 // also: no-exceptions
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <cmath>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // After the first step nothing is allocated, by whatever route, and no copy of a matrix is ever made.
 // not: sanitizers
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <cerrno>

@@ -2,6 +2,7 @@
 // EigenBackend against the reference: value types. Every optimizer is compiled for double, one of each kind for the two types of
 // 16 bits, of which bfloat16 is met again in eigen_low_bit.
 // not: sanitizers
+// not: optimised
 #include <doctest/doctest.h>
 
 #include "eigen_compare.hpp"

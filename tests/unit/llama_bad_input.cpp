@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The LLaMA example refuses what would otherwise be read out of bounds, divided by zero or resumed half: by value and bound,
 // before anything is changed.
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <cstdint>

@@ -504,9 +504,8 @@ TEST_CASE("the seed draws the projections") {
     Eigen::MatrixXf w = Eigen::MatrixXf::Zero(8, 8), g = w;
     for (int i = 0; i < 64; ++i) g.data()[i] = static_cast<float>(i % 7) - 2.5f;
     apollo::eigen::Optimizer optimizer;
-    const std::vector<llama::Parameter> parameters{{.name = "w", .rows = 8, .cols = 8}};
-    llama::add_matrices(optimizer, "apollo", 1, {.rank = 4}, seed, {}, parameters,
-                        [&](auto group, const llama::Parameter& p) { optimizer.add(group, p.name, w, g); });
+    llama::add_matrices(optimizer, "apollo", 1, {.rank = 4}, seed, {},
+                        {{.parameter = {.name = "w", .rows = 8, .cols = 8}, .weight = w.data(), .gradient = g.data()}});
     optimizer.step();
     return w;
   };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The planner's counts are what an allocator sees when the optimizer is really built, for every member.
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <cstddef>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The planner's workspace is that of Eigen's backend on one thread, where singular bases keep solvers beside the arena.
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <memory>
