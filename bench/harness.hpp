@@ -91,10 +91,12 @@ inline Seconds roofline_adamw(Shape shape, Index matrix, int threads) {
 struct StartedBasis {
   template <class T>
   void array(const char* name, const apollo::MatrixView<T>& values) {
-    if (std::string(name) != "basis") return;
-    const double scale = 1 / std::sqrt(static_cast<double>(values.rows));
-    apollo::fill_normals({0, 2, apollo::Stream::start, 0}, 0, static_cast<std::uint64_t>(values.size()), values.data);
-    for (Index i = 0; i < values.size(); ++i) values.data[i] *= static_cast<T>(scale);
+    if constexpr (std::is_floating_point_v<T>) {
+      if (std::string(name) != "basis") return;
+      const double scale = 1 / std::sqrt(static_cast<double>(values.rows));
+      apollo::fill_normals({0, 2, apollo::Stream::start, 0}, 0, static_cast<std::uint64_t>(values.size()), values.data);
+      for (Index i = 0; i < values.size(); ++i) values.data[i] *= static_cast<T>(scale);
+    }
   }
   template <class Number>
   void scalar(const char* name, Number& value) {

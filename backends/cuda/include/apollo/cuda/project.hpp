@@ -269,6 +269,19 @@ struct RankTile {
   }
 };
 
+/// Sums over the buckets of every channel, by halves; left where bucket 0 is. `arrays` tiles of values lie behind each other.
+template <int arrays, class Context>
+APOLLO_HD void sum_buckets(const Context& context, const RankTile& tile, int count, double* values) {
+  for (int half = tile.half(); half > 0; half /= 2)
+    context.phase([&](int t) {
+      tile.over(t, count, [&](int, int channel, int bucket) {
+        if (bucket >= half || bucket + half >= tile.rank) return;
+        double* value = values + channel * tile.rank + bucket;
+        for (int i = 0; i < arrays; ++i) value[i * RankTile::most] += value[i * RankTile::most + half];
+      });
+    });
+}
+
 /// A tile of channels a block. A window of each is read to shared memory, from where every bucket takes its input: sums come in
 /// the reference's order.
 template <class G>
@@ -322,13 +335,7 @@ struct ProjectSparseAlong {
         entry.r[(first + channel) * rank + bucket] = sums[t].of[u] * gradient_factor(entry);
       });
     });
-    for (int half = tile.half(); half > 0; half /= 2)
-      context.phase([&](int t) {
-        tile.over(t, count, [&](int, int channel, int bucket) {
-          double* square = shared.square + channel * rank + bucket;
-          if (bucket < half && bucket + half < rank) square[0] += square[half];
-        });
-      });
+    sum_buckets<1>(context, tile, count, shared.square);
     context.last([&](int t) {
       for (int channel = t; channel < count; channel += threads)
         entry.x_norms[first + channel] = shared.square[channel * rank];

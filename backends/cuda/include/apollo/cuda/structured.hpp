@@ -19,8 +19,7 @@ struct LowRankMoments {
 
   static constexpr const char* kernel = "LowRankMoments";
   struct Shared {
-    double n[RankTile::most];
-    double r[RankTile::most];
+    double squares[2 * RankTile::most];  ///< of N, then of R
     SumMemory sum;
     RoundingBytes random[runs];
   };
@@ -60,24 +59,16 @@ struct LowRankMoments {
         for (int b = 0; b < Moments::buffers; ++b)
           static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(
               value[b], shared.random + (rounds ? run - first_run : 0), static_cast<int>(at - run * storage_block));
-        shared.n[channel * rank + bucket] = static_cast<double>(n) * static_cast<double>(n);
-        shared.r[channel * rank + bucket] = static_cast<double>(r) * static_cast<double>(r);
+        double* squares = shared.squares + channel * rank + bucket;
+        squares[0] = static_cast<double>(n) * static_cast<double>(n);
+        squares[RankTile::most] = static_cast<double>(r) * static_cast<double>(r);
       });
     });
-    for (int half = tile.half(); half > 0; half /= 2)
-      context.phase([&](int t) {
-        tile.over(t, count, [&](int, int channel, int bucket) {
-          const int at = channel * rank + bucket;
-          if (bucket < half && bucket + half < rank) {
-            shared.n[at] += shared.n[at + half];
-            shared.r[at] += shared.r[at + half];
-          }
-        });
-      });
+    sum_buckets<2>(context, tile, count, shared.squares);
     typename Context::template Each<double> sum[3];
     context.phase([&](int t) {
       for (int channel = t; channel < count; channel += threads) {
-        const double n = shared.n[channel * rank], r = shared.r[channel * rank];
+        const double n = shared.squares[channel * rank], r = shared.squares[RankTile::most + channel * rank];
         double x = 0;
         for (Index part = 0; part < entry.norm_parts; ++part) x += entry.x_norms[part * plan.kept + first + channel];
         if constexpr (Granularity::per_channel) {

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every kernel that the headers have is run by the emulator: one that nobody emulates would be one that nobody tests.
+#include <filesystem>
+#include <fstream>
+#include <regex>
+
+#include "cuda_model.hpp"
+
+using namespace emulated;
+using apollo::RandomProjection;
+
+namespace {
+
+/// What `pattern` finds in the headers of apollo::cuda: its first group, as often as it stands there, comments left out.
+std::multiset<std::string> in_headers(const std::string& pattern) {
+  std::multiset<std::string> found;
+  const std::regex expression(pattern);
+  const std::string folder = std::string(APOLLO_SOURCE_DIR) + "/backends/cuda/include/apollo";
+  for (const auto& file : std::filesystem::recursive_directory_iterator(folder)) {
+    if (file.path().extension() != ".hpp") continue;
+    std::ifstream stream(file.path());
+    for (std::string line; std::getline(stream, line);) {
+      line = line.substr(0, line.find("//"));
+      for (std::sregex_iterator at(line.begin(), line.end(), expression), end; at != end; ++at)
+        found.insert((*at)[1].str());
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("every kernel is emulated, and there is one entry that runs them all") {
+  CHECK(in_headers("(__global__)").size() == 1);
+  CHECK(in_headers("(<<<)").size() == 1);
+  const std::multiset<std::string> named = in_headers("kernel = \"([A-Za-z0-9]+)\"");
+  const std::set<std::string> kernels(named.begin(), named.end());
+  CHECK(kernels.size() == named.size());
+  CHECK(kernels.size() >= 10);
+
+  const std::vector<Leaf> leaves = {{30, 20}, {20, 30}, {9, 1}};
+  std::set<std::string> launched;
+  const auto take = [&](const Result& result) { launched.insert(result.kernels.begin(), result.kernels.end()); };
+  take(run<apollo::AdamW<>, float, float>(leaves, {}, 1));
+  take(run<apollo::ApolloMini<>, float, float>(leaves, {}, 1));
+  take(run<apollo::Apollo<>, float, float>(leaves, {.rank = 8}, 1));
+  for (const std::string& kernel : kernels) {
+    CAPTURE(kernel);
+    CHECK(launched.count(kernel) == 1);
+  }
+  CHECK(launched == kernels);
+}
+
+TEST_CASE("normals of one Philox block are those of the batches") {
+  const apollo::RandomStream stream{7, 9, apollo::Stream::projection, 3};
+  std::vector<float> batch(4096), single(4096);
+  apollo::fill_normals(stream, 0, batch.size(), batch.data());
+  for (std::uint64_t block = 0; block < 1024; ++block)
+    apollo::normal::one_block(stream, block, single.data() + 4 * block);
+  CHECK(batch == single);
+}
