@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include <apollo/cuda/structured.hpp>
+#include <apollo/cuda/channels.hpp>
 #include <apollo/step/plan.hpp>
 #include <apollo/step/state.hpp>
 
@@ -196,6 +196,10 @@ class TypedBatch final : public Batch<Device> {
   /// s o X with a scale of R = X P^T: APOLLO and its like.
   static constexpr bool structured =
       Projection::projects && !Granularity::elementwise && !Granularity::of_update && Moments::shared == Shared::none;
+  /// s o X with a scale of G itself: structured AdamW and SCALE without momentum.
+  static constexpr bool unprojected = !Projection::projects && !Granularity::elementwise &&
+                                      (!Granularity::of_update || Moments::buffers == 0) &&
+                                      Moments::shared == Shared::none;
   static constexpr bool draws_matrix = is_drawn_as_matrix<Projection, Projection::projects>();
   static constexpr bool draws_signs = [] {
     if constexpr (Projection::random)
@@ -211,8 +215,11 @@ class TypedBatch final : public Batch<Device> {
       return false;
   }();
 
-  static_assert(Policies::one_pass || structured,
+  static_assert(Policies::one_pass || structured || unprojected,
                 "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
+  static_assert(!unprojected || Moments::buffers == 0 || std::is_same_v<Stored, float>,
+                "apollo: apollo::cuda keeps moments of structured updates without a projection as float; see "
+                "docs/cuda.md.");
   static_assert(!structured || draws_signs || draws_numbers,
                 "apollo: apollo::cuda projects by SparseSign, Gaussian and Rademacher; see docs/cuda.md.");
   static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
@@ -248,7 +255,10 @@ class TypedBatch final : public Batch<Device> {
     for (int b = 0; b < Moments::buffers; ++b)
       entry.moment[b] = tensor.moments.template as<std::byte>() + b * Base::up_to_16(one);
     reserve(device, request.name, tensor, parts);
-    if (Moments::buffers > 0) device.clear(entry.moment[0], tensor.moments.bytes(), stream);
+    if (Moments::buffers > 0) {
+      device.clear(entry.moment[0], tensor.moments.bytes(), stream);
+      device.wait(stream);  // steps may come on another stream
+    }
     this->insert(std::move(tensor), parts);
     return this->size() - 1;
   }
@@ -267,6 +277,17 @@ class TypedBatch final : public Batch<Device> {
       }
       run(Base::by_tensor, Begin<Policies>{});
       run(Base::by_moment, LowRankMoments<Policies>{});
+      run(Base::by_tensor, Finish<Policies>{});
+      run(Base::by_run, Apply<Policies, W, G>{});
+    } else if constexpr (unprojected) {
+      run(Base::along_channels, AlongChannels<GradientSquares<G>>{});
+      run(Base::across_channels, AcrossChannels<GradientSquares<G>>{});
+      run(Base::by_tensor, Begin<Policies>{});
+      if constexpr (Moments::buffers > 0) {
+        run(Base::along_channels, AlongChannels<MomentSquares<Policies, G>>{});
+        run(Base::across_channels, AcrossChannels<MomentSquares<Policies, G>>{});
+      }
+      run(Base::by_moment, ChannelScales<Policies>{});
       run(Base::by_tensor, Finish<Policies>{});
       run(Base::by_run, Apply<Policies, W, G>{});
     } else {
@@ -317,11 +338,19 @@ class TypedBatch final : public Batch<Device> {
       parts[Base::by_moment] = LowRankMoments<Policies>::parts(plan);
       entry.blocks = 3 * parts[Base::by_moment];
     }
+    if constexpr (unprojected) {
+      using Squares = GradientSquares<G>;
+      parts[entry.along ? Base::along_channels : Base::across_channels] =
+          entry.along ? AlongChannels<Squares>::parts(plan) : AcrossChannels<Squares>::parts(plan);
+      if (!entry.along) entry.norm_parts = AcrossChannels<Squares>::parts_of_norms(plan);
+      parts[Base::by_moment] = ChannelScales<Policies>::parts(plan);
+      entry.blocks = 3 * parts[Base::by_moment];
+    }
     Index bytes = 0;
     carve(tensor, nullptr, bytes);
     tensor.scratch = Memory<Device>(device, bytes, name, "scratch");
     carve(tensor, tensor.scratch.template as<std::byte>(), bytes = 0);
-    if constexpr (structured) entry.blocks = parts[Base::by_moment];
+    if constexpr (structured || unprojected) entry.blocks = parts[Base::by_moment];
   }
 
   /// Gives every array of the scratch its place from `begin` on, or counts their bytes where that is null.
@@ -343,7 +372,10 @@ class TypedBatch final : public Batch<Device> {
         take(entry.directions, plan.rank * plan.removed);
       }
       take(entry.r, entry.parts * plan.moment_size());
+    }
+    if constexpr (structured || unprojected) {
       take(entry.x_norms, entry.norm_parts * plan.kept);
+      if (unprojected && Moments::buffers > 0) take(entry.n_norms, entry.norm_parts * plan.kept);
       if (Granularity::per_channel) {
         take(entry.channel_scale, plan.kept);
         take(entry.channel_step, plan.kept);

@@ -89,6 +89,9 @@ class Gpu {
   template <class Body>
   void launch(const Body& body, Index blocks, Stream stream) const {
     if (blocks == 0) return;
+    if (blocks > Index{0x7fffffff})
+      raise<std::runtime_error>("apollo: " + name() + ": " + Body::kernel + " needs " + text(blocks) +
+                                " blocks, more than a launch can have; use several optimizers");
     const Selected here(device_);
     entry<Body><<<static_cast<unsigned>(blocks), threads, 0, stream>>>(body);
     check(cudaGetLastError(), Body::kernel);

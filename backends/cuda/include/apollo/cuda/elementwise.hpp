@@ -81,7 +81,7 @@ struct Begin {
     const double squared = block_sum(context, shared, part);
     context.last([&](int t) {
       if (t != 0) return;
-      const bool finite = bits::finite(squared) && (Policies::one_pass || squared <= largest);
+      const bool finite = bits::finite(squared) && (!Policies::Projection::projects || squared <= largest);
       progress.active = entry.gradient != nullptr && (finite || !settings.check_finite) ? 1 : 0;
       if (progress.active != 0)
         start(entry, progress, looks ? squared : not_measured);

@@ -36,6 +36,7 @@ struct Entry {
   std::uint32_t* signs = nullptr;  ///< of 32 inputs each
   float* r = nullptr;              ///< `parts` times kept x rank: R is their sum
   double* x_norms = nullptr;       ///< `norm_parts` times kept: squared norms of channels likewise
+  double* n_norms = nullptr;       ///< of N, where nothing is projected
   Index parts = 1;
   Index norm_parts = 1;
   double* sums = nullptr;           ///< of each block of a pass: one number, or three

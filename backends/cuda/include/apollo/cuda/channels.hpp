@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels of structured updates without a projection: sums of a square of every element by channel, of the gradient and then of
+// N, and the scales that they give. structured.hpp has what follows.
+#pragma once
+
+#include <apollo/cuda/structured.hpp>
+
+namespace apollo::cuda {
+
+/// x^2, for the norms of the gradient's channels.
+template <class G>
+struct GradientSquares {
+  static constexpr bool steps = false;
+  APOLLO_HD static double* sums(const Entry& entry) { return entry.x_norms; }
+  APOLLO_HD static double of(const Entry& entry, const Progress&, Index at) {
+    const auto x = static_cast<double>(static_cast<float>(static_cast<const G*>(entry.gradient)[at]));
+    return x * x;
+  }
+};
+
+/// M, V <- R = factor G, and N^2.
+template <class Policies, class G>
+struct MomentSquares {
+  using Moments = typename Policies::Moments;
+  static constexpr bool steps = true;
+  APOLLO_HD static double* sums(const Entry& entry) { return entry.n_norms; }
+  APOLLO_HD static double of(const Entry& entry, const Progress& progress, Index at) {
+    float value[2] = {0, 0};
+    for (int b = 0; b < Moments::buffers; ++b) value[b] = static_cast<const float*>(entry.moment[b])[at];
+    const float r = progress.c.gradient_factor * static_cast<float>(static_cast<const G*>(entry.gradient)[at]);
+    const float n = Moments::update(r, value, progress.c.moments);
+    for (int b = 0; b < Moments::buffers; ++b) static_cast<float*>(entry.moment[b])[at] = value[b];
+    return static_cast<double>(n) * static_cast<double>(n);
+  }
+};
+
+/// Sums of squares where a channel lies along memory: a warp for each, eight a block.
+template <class Squares>
+struct AlongChannels {
+  static constexpr const char* kernel = "AlongChannels";
+  static constexpr int channels = threads / warp;
+  struct Shared {
+    double part[channels][warp];
+  };
+  Tables tables;
+
+  static Index parts(const Plan& plan) { return ceil_divide(plan.kept, channels); }
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    const Progress& progress = tables.progress_of(context.block());
+    if (entry.gradient == nullptr || (Squares::steps && progress.active == 0)) return;
+    const Plan& plan = entry.setup.plan;
+    const Index first = tables.number(context.block()) * channels;
+    context.phase([&](int t) {
+      const Index j = first + t / warp;
+      if (j >= plan.kept) return;
+      double sum = 0;
+      for (Index s = t % warp; s < plan.removed; s += warp) sum += Squares::of(entry, progress, j * plan.removed + s);
+      shared.part[t / warp][t % warp] = sum;
+    });
+    context.last([&](int t) {
+      if (t >= channels || first + t >= plan.kept) return;
+      double sum = 0;
+      for (int i = 0; i < warp; ++i) sum += shared.part[t][i];
+      Squares::sums(entry)[first + t] = sum;
+    });
+  }
+};
+
+/// The same where channels lie beside each other: a thread for each, and a block for each 256 of the other side.
+template <class Squares>
+struct AcrossChannels {
+  static constexpr const char* kernel = "AcrossChannels";
+  static constexpr Index inputs = 256;
+  struct Shared {
+    char none;
+  };
+  Tables tables;
+
+  static Index parts_of_norms(const Plan& plan) { return ceil_divide(plan.removed, inputs); }
+  static Index parts(const Plan& plan) { return ceil_divide(plan.kept, threads) * parts_of_norms(plan); }
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared&) const {
+    const Entry& entry = tables.entry(context.block());
+    const Progress& progress = tables.progress_of(context.block());
+    if (entry.gradient == nullptr || (Squares::steps && progress.active == 0)) return;
+    const Plan& plan = entry.setup.plan;
+    const Index tiles = (plan.kept + threads - 1) / threads;
+    const Index part = tables.number(context.block()) / tiles;
+    const Index channel = (tables.number(context.block()) - part * tiles) * threads;
+    const Index begin = part * inputs, end = min_of(begin + inputs, plan.removed);
+    context.last([&](int t) {
+      const Index j = channel + t;
+      if (j >= plan.kept) return;
+      double sum = 0;
+      for (Index s = begin; s < end; ++s) sum += Squares::of(entry, progress, s * plan.kept + j);
+      Squares::sums(entry)[part * plan.kept + j] = sum;
+    });
+  }
+};
+
+/// s of every channel from the norms of X and N; 256 channels a block.
+template <class Policies>
+struct ChannelScales {
+  using Granularity = typename Policies::Granularity;
+  static constexpr const char* kernel = "ChannelScales";
+  using Shared = SumMemory;
+  Tables tables;
+
+  static Index parts(const Plan& plan) { return ceil_divide(plan.kept, threads); }
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    if (tables.progress_of(context.block()).active == 0) return;
+    const Index kept = entry.setup.plan.kept, number = tables.number(context.block());
+    const double factor = entry.input->gradient_factor * entry.input->gradient_factor;
+    typename Context::template Each<double> sum[3];
+    context.phase([&](int t) {
+      const Index j = number * threads + t;
+      if (j >= kept) return;
+      double x = 0, n = 0;
+      for (Index part = 0; part < entry.norm_parts; ++part) x += entry.x_norms[part * kept + j];
+      const double r = factor * x;
+      if constexpr (Policies::Moments::buffers > 0)
+        for (Index part = 0; part < entry.norm_parts; ++part) n += entry.n_norms[part * kept + j];
+      else
+        n = r;
+      if constexpr (Granularity::per_channel) {
+        const double s = Granularity::ratio(n, r);
+        entry.channel_scale[j] = s;
+        sum[2][t] = s * s * x;
+      } else {
+        sum[0][t] = n;
+        sum[1][t] = r;
+        sum[2][t] = x;
+      }
+    });
+    double total[3] = {};
+    for (int i = Granularity::per_channel ? 2 : 0; i < 3; ++i) total[i] = block_sum(context, shared, sum[i]);
+    context.last([&](int t) {
+      if (t == 0)
+        for (int i = 0; i < 3; ++i) entry.sums[3 * number + i] = total[i];
+    });
+  }
+};
+
+}  // namespace apollo::cuda
