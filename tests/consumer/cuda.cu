@@ -2,7 +2,7 @@
 #include <apollo/cuda.hpp>
 
 #include <cstdio>
-#include <stdexcept>
+#include <exception>
 
 // Starts without a driver, and says what is missing.
 int main() {
@@ -14,7 +14,7 @@ int main() {
     optimizer.add(group, "w", apollo::row_major(memory, 2, 4), apollo::row_major(memory + 8, 2, 4));
     optimizer.step();
     return optimizer.status("w").steps == 1 ? 0 : 1;
-  } catch (const std::runtime_error& error) {
+  } catch (const std::exception& error) {
     std::printf("%s\n", error.what());
     int count = 0;
     return cudaGetDeviceCount(&count) == cudaSuccess && count > 0 ? 1 : 0;

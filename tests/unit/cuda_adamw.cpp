@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of steps without a projection, emulated: AdamW and SGD beside the reference, their rounding, their skips.
 // also: threads
+// not: optimised
 #include "cuda_model.hpp"
 
 using namespace emulated;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of APOLLO and APOLLO-Mini, emulated: projections along channels and across them, limiter, skips, refreshes.
 // also: threads
+// not: optimised
 #include "cuda_model.hpp"
 
 using namespace emulated;

@@ -58,6 +58,35 @@ TEST_CASE("shapes, orders, gaps and names") {
   CHECK(mentions(refusal([&] { bench.optimizer.gradient_scale(std::nan("")); }), {"gradient_scale"}));
 }
 
+TEST_CASE("a group that does not fit leaves the optimizer as it was") {
+  EmulatedOptimizer optimizer{Emulator({.bytes = 1000})};
+  const auto group = optimizer.add_group(apollo::AdamWOptions{.lr = 0.5});
+  void* const rest = optimizer.device().allocate(1000 - optimizer.device().used());
+  REQUIRE(rest != nullptr);
+  CHECK(mentions(refusal<std::runtime_error>([&] { (void)optimizer.add_group(apollo::AdamWOptions{}); }),
+                 {"group", "emulated device"}));
+  optimizer.device().release(rest);
+  const auto second = optimizer.add_group(apollo::AdamWOptions{.lr = 0.25});
+  CHECK(second.index == group.index + 1);
+  optimizer.gradient_scale(2);
+  optimizer.set_lr(second, 0.125);
+}
+
+TEST_CASE("a moment buffer that there is not") {
+  Bench bench;
+  CHECK(bench.add(bench.w.view(), bench.g.view()).empty());
+  std::vector<float> values(48);
+  bench.optimizer.read_moment("layer", 1, values.data());
+  for (const int number : {-1, 2})
+    CHECK(mentions(refusal([&] { bench.optimizer.read_moment("layer", number, values.data()); }),
+                   {"'layer'", "moment buffer", number < 0 ? "-1" : "2"}));
+  const auto plain = bench.optimizer.add_group(apollo::SgdOptions{});
+  Array<float> w(bench.optimizer.device(), Matrix(2, 3, 1.0));
+  bench.optimizer.add(plain, "plain", w.view(), w.view());
+  CHECK(bench.optimizer.moment_bytes("plain") == 0);
+  CHECK(mentions(refusal([&] { bench.optimizer.read_moment("plain", 0, values.data()); }), {"'plain'"}));
+}
+
 TEST_CASE("too little memory at registration names the tensor and leaves the others as they are") {
   EmulatedOptimizer optimizer{Emulator({.bytes = 20000})};
   const auto group = optimizer.add_group(apollo::AdamWOptions{});

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every kernel that the headers have is run by the emulator: one that nobody emulates would be one that nobody tests.
+// not: optimised
 #include <filesystem>
 #include <fstream>
 #include <regex>

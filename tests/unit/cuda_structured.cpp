@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of structured updates without a projection, emulated: structured AdamW and SCALE beside the reference.
 // also: threads
+// not: optimised
 #include "cuda_model.hpp"
 
 using namespace emulated;
@@ -65,4 +66,43 @@ TEST_CASE("the same bits for any number of workers, and a gradient that is not f
   CHECK(w.get().values == before.values);
   CHECK(moments == after);
   CHECK(optimizer.status("a").skipped == 1);
+}
+
+/// Weights after three steps along `factor` g, of which `scale` is taken, from a group that is added before or after that is said.
+template <class Member>
+std::vector<std::vector<double>> scaled_steps(const typename Member::Options& options, double factor, double scale,
+                                              bool group_first) {
+  EmulatedOptimizer optimizer;
+  const auto add = [&] { return optimizer.add_group<Member>(options); };
+  const auto early = add();
+  optimizer.gradient_scale(scale);
+  const auto group = group_first ? early : add();
+  const std::vector<Leaf> few = {{40, 33}, {33, 40, Order2D::column_major}, {28, 300}, {50, 1}};
+  std::vector<Array<float>> w, g;
+  for (std::size_t i = 0; i < few.size(); ++i) {
+    w.emplace_back(optimizer.device(), start(few[i], i), few[i].order);
+    g.emplace_back(optimizer.device(), support::scaled(gradient(few[i], i, 0), factor), few[i].order);
+    optimizer.add(group, leaf_name(i), w[i].view(), g[i].view());
+  }
+  for (int step = 0; step < 3; ++step) optimizer.step();
+  optimizer.set_lr(group, 0.5 * options.lr);
+  optimizer.step();
+  std::vector<std::vector<double>> all;
+  for (const Array<float>& each : w) all.push_back(each.get().values);
+  return all;
+}
+
+TEST_CASE("a gradient scale of a quarter is a quarter of the gradient, bit by bit, for groups before it and after") {
+  const auto check = [](auto member, const auto& options) {
+    using Member = typename decltype(member)::type;
+    const auto plain = scaled_steps<Member>(options, 0.25, 1, true);
+    CHECK(plain != scaled_steps<Member>(options, 1, 1, true));
+    for (const bool group_first : {true, false}) CHECK(plain == scaled_steps<Member>(options, 1, 0.25, group_first));
+  };
+  // With Adam's eps large enough that the length of a gradient matters.
+  check(std::type_identity<apollo::AdamW<>>{}, apollo::AdamWOptions{.lr = 0.05, .eps = 0.01});
+  check(std::type_identity<apollo::SgdMomentum<>>{}, apollo::SgdMomentumOptions{.lr = 0.05});
+  check(std::type_identity<StructuredAdamW<>>{}, StructuredAdamWOptions{.lr = 0.05, .eps = 0.01});
+  check(std::type_identity<apollo::ApolloMini<>>{}, apollo::ApolloMiniOptions{.lr = 0.05, .eps = 0.01});
+  check(std::type_identity<apollo::Apollo<>>{}, apollo::ApolloOptions{.lr = 0.05, .rank = 8, .eps = 0.01});
 }

@@ -17,6 +17,7 @@ namespace {
 
 using apollo::bfloat16;
 using apollo::Index;
+using apollo::Order2D;
 using apollo::storage_block;
 using support::raise;
 using support::uniform;
@@ -96,12 +97,12 @@ void check_codes() {
   CHECK(opened_worst <= 1e-5);
 }
 
-/// A whole block's step against Adam's in double from the same opened moments.
+/// A block's step against Adam's in double from the same opened moments, the block whole or the last of a line.
 template <class Kernels, class Format, class G>
-void check_update_block() {
+void check_update_block(int size) {
   using Storage = apollo::MomentStorage<Format, float>;
   using Moments = apollo::AdamMoments<Format>;
-  constexpr int size = storage_block;
+  constexpr Index number_of_run = 3;
   const apollo::StorageRun run = apollo::flat_run(0, size);
   apollo::StepCoefficients<float> c{};
   c.moments = {0.9f, 0.1f, 0.999f, 0.001f, 1e-8f, 1.5f, 2.0f};
@@ -112,8 +113,8 @@ void check_update_block() {
     c.coupled_decay = coupled;
     Line<Storage> first(size), second(size), first_after(size), second_after(size);
     std::uint8_t random[apollo::rounding::bytes];
-    apollo::rounding::draw(stream, 0, random);
-    std::vector<float> m = block_values(size, 0, 3), v = block_values(size, 1, 4);
+    apollo::rounding::draw(stream, number_of_run, random);
+    std::vector<float> m = block_values(storage_block, 0, 3), v = block_values(storage_block, 1, 4);
     Storage::close(m.data(), first.pointer(), run, 0, random);
     Storage::close(v.data(), second.pointer(), run, 1, random);
     Storage::open(first.pointer(), run, 0, m.data());
@@ -126,7 +127,7 @@ void check_update_block() {
       w.push_back(static_cast<float>(uniform(6, 0, static_cast<std::uint64_t>(i))));
     }
     std::vector<double> expected;
-    std::vector<float> new_m(size), new_v(size);
+    std::vector<float> new_m(storage_block), new_v(storage_block);
     const apollo::MomentCoefficients<double> wide{0.9f, 0.1f, 0.999f, 0.001f, 1e-8f, 1.5f, 2.0f};
     for (std::size_t i = 0; i < g.size(); ++i) {
       double state[2] = {static_cast<double>(m[i]), static_cast<double>(v[i])};
@@ -141,7 +142,8 @@ void check_update_block() {
     Storage::close(new_v.data(), second_after.pointer(), run, 1, random);
 
     Kernels::template update_block<Moments, Storage>(w.data(), g.data(), Storage::block_at(first.pointer(), run, 0),
-                                                     Storage::block_at(second.pointer(), run, 0), 0, c, apply);
+                                                     Storage::block_at(second.pointer(), run, 0), size, number_of_run,
+                                                     c, apply);
     double worst = 0;
     int apart = 0;
     for (std::size_t i = 0; i < g.size(); ++i) {
@@ -158,31 +160,111 @@ void check_update_block() {
   }
 }
 
-/// Every pattern of bfloat16, NaN and infinities too, halved and moved by an exact step.
+/// Every pattern of bfloat16, NaN and infinities too, halved and moved by an exact step; in runs of several lengths.
 template <class Kernels>
 void check_stochastic_apply() {
   int differ = 0;
   std::vector<float> steps(storage_block);
   for (std::size_t i = 0; i < steps.size(); ++i) steps[i] = i % 2 == 0 ? 0.015625f : -0.25f;
-  for (int pattern = 0; pattern < 65536; pattern += storage_block)
-    for (const bool by_channel : {false, true}) {
-      std::vector<bfloat16> w(storage_block), x(storage_block, bfloat16(1.0f));
-      std::vector<std::uint16_t> expected;
-      std::uint8_t random[apollo::rounding::bytes];
-      const Index run = pattern / storage_block;
-      apollo::rounding::draw(stream, run, random);
-      for (int i = 0; i < storage_block; ++i) {
-        const auto at = static_cast<std::size_t>(i);
-        w[at].bits = static_cast<std::uint16_t>(pattern + i);
-        const float step = by_channel ? steps[at] : 0.0625f;
-        const float moved = 0.5f * (2.0f * static_cast<float>(w[at]) - step);
-        expected.push_back(apollo::bits::to_bfloat16_stochastic(moved, apollo::rounding::bits_of(random, i)));
-      }
-      Kernels::apply_stochastic(w.data(), x.data(), apollo::simd::Apply<float>{2.0f, 0.5f, 0.0625f},
-                                by_channel ? steps.data() : nullptr, stream, run);
-      for (std::size_t i = 0; i < w.size(); ++i) differ += w[i].bits != expected[i];
+  const auto check = [&](int pattern, int count, bool by_channel) {
+    std::vector<bfloat16> w(static_cast<std::size_t>(count)), x(w.size(), bfloat16(1.0f));  // nothing behind them
+    std::vector<std::uint16_t> expected;
+    std::uint8_t random[apollo::rounding::bytes];
+    const Index run = pattern / storage_block;
+    apollo::rounding::draw(stream, run, random);
+    for (int i = 0; i < count; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      w[at].bits = static_cast<std::uint16_t>(pattern + i);
+      const float step = by_channel ? steps[at] : 0.0625f;
+      const float moved = 0.5f * (2.0f * static_cast<float>(w[at]) - step);
+      expected.push_back(apollo::bits::to_bfloat16_stochastic(moved, apollo::rounding::bits_of(random, i)));
     }
+    w.push_back(bfloat16(7.0f)), x.push_back(bfloat16(1.0f));
+    Kernels::apply_stochastic(w.data(), x.data(), count, apollo::simd::Apply<float>{2.0f, 0.5f, 0.0625f},
+                              by_channel ? steps.data() : nullptr, stream, run);
+    differ += w.back().bits != bfloat16(7.0f).bits;
+    for (std::size_t i = 0; i < expected.size(); ++i) differ += w[i].bits != expected[i];
+  };
+  for (const bool by_channel : {false, true}) {
+    for (int pattern = 0; pattern < 65536; pattern += storage_block) check(pattern, storage_block, by_channel);
+    check(0x3f00, 16, by_channel);
+    check(0x3f00, 176, by_channel);
+  }
   CHECK(differ == 0);
+}
+
+/// Gradients whose squares are infinite leave the weights where they are, as Adam's division by infinity does.
+template <class Kernels>
+void check_overflow() {
+  using Storage = apollo::MomentStorage<apollo::Int8Linear, float>;
+  using Moments = apollo::AdamMoments<apollo::Int8Linear>;
+  const apollo::StorageRun run = apollo::flat_run(0, storage_block);
+  apollo::StepCoefficients<float> c{};
+  c.moments = {0.9f, 0.1f, 0.999f, 0.001f, 1e-8f, 1.0f, 1.0f};
+  c.gradient_factor = 1;
+  Line<Storage> first(storage_block), second(storage_block);
+  std::vector<float> w(storage_block, 1.0f), g(storage_block, 1e22f);
+  Kernels::template update_block<Moments, Storage>(w.data(), g.data(), Storage::block_at(first.pointer(), run, 0),
+                                                   Storage::block_at(second.pointer(), run, 0), storage_block, 0, c,
+                                                   apollo::simd::Apply<float>{1, 1, 1e-6f});
+  double worst = 0;
+  for (const float value : w) raise(worst, std::fabs(static_cast<double>(value) - 1));
+  CHECK(worst <= 1e-3);
+}
+
+/// Weights of three lines, each a whole run and a rest, opened and closed like weights::open and close do.
+template <class Kernels, class Kept>
+void check_weights(const Kept& plain, const Kept& fast, int allowed) {
+  double opened_worst = 0;
+  std::vector<float> expected(storage_block), opened(storage_block);
+  apollo::for_storage_runs(Order2D::row_major, plain.view.rows, plain.view.cols, 0, plain.view.rows, 0, plain.view.cols,
+                           [&](const apollo::StorageRun& run) {
+                             std::vector<float> values = block_values(storage_block, 0, static_cast<int>(run.value()));
+                             apollo::weights::close(plain, run, static_cast<const float*>(values.data()));
+                             Kernels::close_weights(fast, run, static_cast<const float*>(values.data()));
+                             apollo::weights::open(plain, run, expected.data());
+                             Kernels::open_weights(plain, run, opened.data());
+                             for (std::size_t i = 0; i < static_cast<std::size_t>(run.count); ++i)
+                               raise(opened_worst, std::fabs(static_cast<double>(opened[i] - expected[i])));
+                           });
+  CHECK(opened_worst <= 1e-6);
+  int apart = 0;
+  const std::size_t size = static_cast<std::size_t>(plain.view.rows * plain.view.cols);
+  for (std::size_t i = 0; i < size; ++i) {
+    if constexpr (Kept::grouped)
+      apart += plain.view.data[i] != fast.view.data[i];
+    else
+      apart += plain.view.data[i].bits != fast.view.data[i].bits;
+    if (plain.remainder != nullptr) apart += plain.remainder[i] != fast.remainder[i];
+  }
+  CHECK(apart <= allowed);
+}
+
+template <class Kernels>
+void check_all_weights() {
+  constexpr Index rows = 3, cols = 300;
+  for (const Index group : {32, 128, 256}) {
+    apollo::Int8Matrix plain(rows, cols, group), fast(rows, cols, group);
+    using Nearest = apollo::KeptWeights<apollo::NativeWeights, apollo::int8_groups>;
+    using Stochastic = apollo::KeptWeights<apollo::StochasticWeights, apollo::int8_groups>;
+    check_weights<Kernels>(Nearest{plain.view(), nullptr, stream}, Nearest{fast.view(), nullptr, stream}, 2);
+    check_weights<Kernels>(Stochastic{plain.view(), nullptr, stream}, Stochastic{fast.view(), nullptr, stream}, 2);
+    CHECK(plain.ranges().size() == fast.ranges().size());
+    double worst = 0;
+    for (std::size_t i = 0; i < plain.ranges().size(); ++i) {
+      const apollo::GroupRange a = plain.ranges()[i], b = fast.ranges()[i];
+      raise(worst, std::fabs(static_cast<double>(a.minimum - b.minimum)));
+      raise(worst, std::fabs(static_cast<double>(a.scale - b.scale)) / static_cast<double>(a.scale));
+    }
+    CHECK(worst <= 1e-6);
+  }
+  std::vector<bfloat16> plain(rows * cols), fast(rows * cols);
+  std::vector<std::uint16_t> plain_rest(plain.size()), fast_rest(fast.size());
+  const auto a = apollo::row_major(plain.data(), rows, cols), b = apollo::row_major(fast.data(), rows, cols);
+  using Split = apollo::KeptWeights<apollo::SplitWeights, bfloat16>;
+  using Stochastic = apollo::KeptWeights<apollo::StochasticWeights, bfloat16>;
+  check_weights<Kernels>(Split{a, plain_rest.data(), stream}, Split{b, fast_rest.data(), stream}, 0);
+  check_weights<Kernels>(Stochastic{a, nullptr, stream}, Stochastic{b, nullptr, stream}, 0);
 }
 
 template <class Kernels>
@@ -192,10 +274,15 @@ void check_all(const char* set) {
   check_codes<Kernels, apollo::Int8Linear>();
   check_codes<Kernels, apollo::Int8Dynamic>();
   check_codes<Kernels, apollo::Int4>();
-  check_update_block<Kernels, apollo::Int8Linear, float>();
-  check_update_block<Kernels, apollo::Int8Linear, bfloat16>();
-  check_update_block<Kernels, apollo::Int8Dynamic, float>();
+  for (const int size : {16, 176, storage_block}) {
+    CAPTURE(size);
+    check_update_block<Kernels, apollo::Int8Linear, float>(size);
+    check_update_block<Kernels, apollo::Int8Linear, bfloat16>(size);
+    check_update_block<Kernels, apollo::Int8Dynamic, float>(size);
+  }
   check_stochastic_apply<Kernels>();
+  check_overflow<Kernels>();
+  check_all_weights<Kernels>();
 }
 
 }  // namespace

@@ -14,9 +14,9 @@
 
 namespace apollo::cuda {
 
-/// Its address stands for a type.
+/// Its address stands for a type. Not const: linkers may fold constants that are equal.
 template <class T>
-inline constexpr char key_of = 0;
+inline char key_of = 0;
 
 /// How far a tensor has come, read back from the device.
 struct TensorStatus {
@@ -32,7 +32,8 @@ struct TensorStatus {
 ///
 /// Everything that a step needs lies on the device: step() enqueues kernels on the given stream, a number that depends on the
 /// groups and value types but not on the tensors, waits for nothing, and can be captured in a graph. Calls on different streams
-/// are ordered by the caller. State: as the member's (docs/members), record 152 bytes.
+/// are ordered by the caller. State: as the member's (docs/members); a record and a table's entry of some hundred bytes beside it,
+/// see workspace_bytes().
 template <class DeviceType>
 class BasicOptimizer {
  public:
@@ -54,10 +55,13 @@ class BasicOptimizer {
   Group<typename Member::Policies> add_group(const typename Member::Options& options) {
     using Policies = typename Member::Policies;
     const Settings settings = checked_settings<Policies>(options, {});
-    const std::size_t number = groups_.add(settings, Policies::Projection::projects);
+    const GroupInput first{settings.lr, gradient_scale_};
     Memory<Device> input(device_, sizeof(GroupInput), {}, "a group's input");
-    device_.write(input.template as<GroupInput>(), &(inputs_.emplace_back() = {settings.lr, 1}), sizeof(GroupInput),
-                  {});
+    device_.write(input.template as<GroupInput>(), &first, sizeof(GroupInput), {});
+    inputs_.reserve(inputs_.size() + 1);
+    input_memory_.reserve(input_memory_.size() + 1);
+    const std::size_t number = groups_.add(settings, Policies::Projection::projects);
+    inputs_.push_back(first);
     input_memory_.push_back(std::move(input));
     return {number};
   }
@@ -70,10 +74,7 @@ class BasicOptimizer {
   void add(Group<Policies> group, std::string_view name, const MatrixView<W>& weight, const MatrixView<G>& gradient,
            Stream stream = {}) {
     using Gradient = std::remove_const_t<G>;
-    static_assert(std::is_same_v<W, float> || std::is_same_v<W, bfloat16>,
-                  "apollo: apollo::cuda steps weights of float or apollo::bfloat16; see docs/cuda.md.");
-    static_assert(std::is_same_v<Gradient, float> || std::is_same_v<Gradient, bfloat16>,
-                  "apollo: apollo::cuda takes gradients of float or apollo::bfloat16; see docs/cuda.md.");
+    check_types<W, Gradient>();
     using Dense = PolicySet<IdentityProjection, ElementScaling, typename Policies::Moments, NoLimiter,
                             typename Policies::Weights>;
     groups_.check(group.index, name);
@@ -105,7 +106,7 @@ class BasicOptimizer {
     ids_.emplace(request.id, request.name);
     prepared_ = false;
   }
-  /// Without a gradient until the next rebind: the tensor is not stepped.
+  /// Without a gradient until the next rebind, of the weight's type: the tensor is not stepped.
   template <class Policies, class W>
   void add(Group<Policies> group, std::string_view name, const MatrixView<W>& weight, NoGradient, Stream stream = {}) {
     add(group, name, weight,
@@ -116,6 +117,7 @@ class BasicOptimizer {
   template <class W, class G>
   void rebind(std::string_view name, const MatrixView<W>& weight, const MatrixView<G>& gradient, Stream stream = {}) {
     using Gradient = std::remove_const_t<G>;
+    check_types<W, Gradient>();
     const Place& place = find(name);
     const Check check{name};
     const Shape shape = place.batch->tensor(place.number).entry.setup.plan.shape;
@@ -148,7 +150,7 @@ class BasicOptimizer {
   }
 
   /// Learning rates and the factor of gradients (1 / loss scale) are read by the steps enqueued after this. Waits for the
-  /// stream's copy, so it is not captured: call it between replays of a graph.
+  /// stream's copy, so it is not captured: call it between replays of a graph, with the stream that the steps are on.
   template <class Policies>
   void set_lr(Group<Policies> group, double lr, Stream stream = {}) {
     groups_.set_lr(group.index, lr);
@@ -157,6 +159,7 @@ class BasicOptimizer {
   }
   void gradient_scale(double factor, Stream stream = {}) {
     Check{{}}.above("gradient_scale", factor, 0);
+    gradient_scale_ = factor;
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       inputs_[i].gradient_factor = factor;
       write_input(i, stream);
@@ -171,10 +174,14 @@ class BasicOptimizer {
     const Progress p = place.batch->progress(device_, place.number, stream);
     return {p.record.steps, p.skipped, p.gradient_norm, p.update_norm, p.limiter};
   }
-  /// A moment buffer as it is stored, in the order of memory: moment_bytes(name) of them. Waits for the stream.
+  /// A moment buffer as it is stored, in the order of memory: moment_bytes(name) of them. Waits for the stream. Errors: a
+  /// number that the member has no buffer of.
   void read_moment(std::string_view name, int number, void* to, Stream stream = {}) const {
     const Place& place = find(name);
     const auto& tensor = place.batch->tensor(place.number);
+    if (number < 0 || number >= tensor.moment_buffers)
+      Check{name}.fail("moment buffer " + text(Index{number}) + " must be at least 0 and below " +
+                       text(Index{tensor.moment_buffers}));
     device_.read(to, tensor.entry.moment[number], tensor.moment_bytes, stream);
   }
   Index moment_bytes(std::string_view name) const {
@@ -216,6 +223,14 @@ class BasicOptimizer {
     return {batch, number};
   }
 
+  template <class W, class Gradient>
+  static void check_types() {
+    static_assert(std::is_same_v<W, float> || std::is_same_v<W, bfloat16>,
+                  "apollo: apollo::cuda steps weights of float or apollo::bfloat16; see docs/cuda.md.");
+    static_assert(std::is_same_v<Gradient, float> || std::is_same_v<Gradient, bfloat16>,
+                  "apollo: apollo::cuda takes gradients of float or apollo::bfloat16; see docs/cuda.md.");
+  }
+
   template <class T>
   void check_view(const Check& check, const char* what, const MatrixView<T>& view) const {
     if (view.rows < 1 || view.cols < 1) return;  // make_plan tells
@@ -252,6 +267,7 @@ class BasicOptimizer {
   Device device_;
   Groups groups_;
   std::vector<GroupInput> inputs_;
+  double gradient_scale_ = 1;
   std::vector<Memory<Device>> input_memory_;
   std::map<const void*, std::unique_ptr<Batch<Device>>> batches_;  ///< by key_of
   std::map<std::string, Place> names_;

@@ -73,7 +73,8 @@ template <class Device>
 struct Tensor {
   std::string name;
   Entry entry;
-  Index moment_bytes = 0;  ///< of each
+  Index moment_bytes = 0;  ///< of each buffer
+  int moment_buffers = 0;
   Memory<Device> moments;
   Memory<Device> scratch;
 };
@@ -250,7 +251,8 @@ class TypedBatch final : public Batch<Device> {
     parts[Base::by_run] = (run_count(entry.lines, entry.length) + runs_a_part - 1) / runs_a_part;
 
     const Index one = plan.moment_size() * static_cast<Index>(sizeof(Stored));
-    tensor.moment_bytes = one;
+    tensor.moment_bytes = Moments::buffers > 0 ? one : 0;
+    tensor.moment_buffers = Moments::buffers;
     tensor.moments = Memory<Device>(device, Moments::buffers * Base::up_to_16(one), request.name, "optimizer state");
     for (int b = 0; b < Moments::buffers; ++b)
       entry.moment[b] = tensor.moments.template as<std::byte>() + b * Base::up_to_16(one);

@@ -43,41 +43,50 @@ class Gpu {
   }
 
   void* allocate(Index bytes) const {
-    const Selected here(device_);
+    const Selected here(*this);
     void* block = nullptr;
     const cudaError_t result = cudaMalloc(&block, static_cast<std::size_t>(bytes));
-    if (result == cudaSuccess) return block;
+    if (result != cudaErrorMemoryAllocation) {
+      check(result, "an allocation");
+      return block;
+    }
     (void)cudaGetLastError();  // out of memory is no state that later calls should find
     return nullptr;
   }
   void release(void* block) const noexcept {
-    const Selected here(device_);
+    const Selected here(device_);  // nobody to tell
     cudaFree(block);
   }
   void clear(void* to, Index bytes, Stream stream) const {
-    const Selected here(device_);
+    const Selected here(*this);
     check(cudaMemsetAsync(to, 0, static_cast<std::size_t>(bytes), stream), "setting memory");
   }
   /// `from` may be changed as soon as this returns.
   void write(void* to, const void* from, Index bytes, Stream stream) const {
-    const Selected here(device_);
+    const Selected here(*this);
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, stream), "a copy");
     wait(stream);
   }
   /// Waits for the stream.
   void read(void* to, const void* from, Index bytes, Stream stream) const {
-    const Selected here(device_);
+    const Selected here(*this);
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, stream), "a copy");
     wait(stream);
   }
-  void wait(Stream stream) const { check(cudaStreamSynchronize(stream), "waiting for a stream"); }
+  void wait(Stream stream) const {
+    const Selected here(*this);  // whose default stream the null one is
+    check(cudaStreamSynchronize(stream), "waiting for a stream");
+  }
   std::string name() const { return "CUDA device " + text(Index{device_}); }
 
   /// Why memory cannot be stepped here; empty where it can.
   std::string refuses(const void* data, Index) const {
     cudaPointerAttributes attributes{};
     const cudaError_t result = cudaPointerGetAttributes(&attributes, data);
-    (void)cudaGetLastError();
+    if (result == cudaErrorInvalidValue)
+      (void)cudaGetLastError();
+    else
+      check(result, "looking at a pointer");
     if (result != cudaSuccess || attributes.type == cudaMemoryTypeUnregistered)
       return "is memory of the host, which " + name() + " cannot step";
     if (attributes.type == cudaMemoryTypeHost) return "is pinned memory of the host; it must lie on " + name();
@@ -92,7 +101,8 @@ class Gpu {
     if (blocks > Index{0x7fffffff})
       raise<std::runtime_error>("apollo: " + name() + ": " + Body::kernel + " needs " + text(blocks) +
                                 " blocks, more than a launch can have; use several optimizers");
-    const Selected here(device_);
+    const Selected here(*this);
+    check(cudaPeekAtLastError(), "an earlier call of the program");
     entry<Body><<<static_cast<unsigned>(blocks), threads, 0, stream>>>(body);
     check(cudaGetLastError(), Body::kernel);
   }
@@ -101,13 +111,17 @@ class Gpu {
   /// Makes a device the current one, and gives the caller his own back.
   class Selected {
    public:
-    explicit Selected(int device) {
-      cudaGetDevice(&before_);
-      if (before_ != device) cudaSetDevice(device);
-      device_ = device;
+    explicit Selected(const Gpu& gpu) : device_(gpu.device_) {
+      gpu.check(cudaGetDevice(&before_), "asking for the current device");
+      if (before_ != device_) gpu.check(cudaSetDevice(device_), "making it the current device");
+    }
+    /// Whether it can be done or not.
+    explicit Selected(int device) noexcept : device_(device) {
+      if (cudaGetDevice(&before_) != cudaSuccess) before_ = device;
+      if (before_ != device) (void)cudaSetDevice(device);
     }
     ~Selected() {
-      if (before_ != device_) cudaSetDevice(before_);
+      if (before_ != device_) (void)cudaSetDevice(before_);
     }
     Selected(const Selected&) = delete;
     Selected& operator=(const Selected&) = delete;

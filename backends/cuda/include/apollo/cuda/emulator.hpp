@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Emulator: a device that is the processor. It runs the bodies of the kernels, so that their logic is tested where there is
-// no GPU, also under the sanitizers. A device is a class with allocate, release, copies, launch and check; see device.hpp.
+// no GPU, also under the sanitizers. A device is a class with allocate, release, copies, launch and refuses; see device.hpp.
 #pragma once
 
 #include <condition_variable>

@@ -34,7 +34,7 @@ struct DrawDense {
     const Index part = tables.number(context.block());
     const RandomStream stream = projection_stream(entry, tables.progress_of(context.block()));
     const Plan& plan = entry.setup.plan;
-    const float spread = 1.0f / static_cast<float>(__builtin_sqrt(static_cast<double>(plan.rank)));
+    const float spread = normal::divide(1.0f, static_cast<float>(__builtin_sqrt(static_cast<double>(plan.rank))));
     context.last([&](int t) {
       const Index first = part * a_part + 4 * t;
       float four[4];

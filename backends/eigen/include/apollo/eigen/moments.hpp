@@ -49,7 +49,7 @@ struct EigenMoments {
     });
   }
 
-  /// Whether whole runs of weights, adjacent like their gradients, are stepped in one pass.
+  /// Whether runs of weights that fill vectors, adjacent like their gradients, are stepped in one pass.
   template <class Moments, class Kept, class G>
   static constexpr bool in_one_pass = [] {
     if constexpr (StorageOf<Moments>::in_blocks && takes_root<Moments>)
@@ -70,8 +70,8 @@ struct EigenMoments {
     const simd::Apply<T> apply{c.decay_before, c.decay_after, static_cast<T>(c.step)};
     const auto first = Storage::block_at(state.buffer[0], run, 0), second = Storage::block_at(state.buffer[1], run, 0);
     simd::dispatch([&](auto kernels) {
-      kernels.template update_block<Moments, Storage>(weights, gradient, first, second, run.block(storage_block), c,
-                                                      apply);
+      kernels.template update_block<Moments, Storage>(weights, gradient, first, second, run.count,
+                                                      run.block(storage_block), c, apply);
     });
     return true;
   }

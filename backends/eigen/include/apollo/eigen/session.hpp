@@ -347,7 +347,8 @@ class EigenSession {
       if constexpr (!Storage::in_place || Kept::by_run) {
         for_storage_runs(order, plan.kept, plan.removed, begin, end, 0, plan.removed, [&](const StorageRun& run) {
           if constexpr (Runs::template in_one_pass<Moments, Kept, G>)
-            if (!by_channel && run.count == storage_block && Runs::template update_block<Moments>(w, x, state, run, c))
+            if (!by_channel && run.count % simd::in_one_pass == 0 &&
+                Runs::template update_block<Moments>(w, x, state, run, c))
               return;
           Runs::template with_moments<Moments>(state, run, c, [&](T* first, T* second) {
             runs::change_parts<T>(w, run, [&](Index j, Index s, int count, int offset, auto* values) {
@@ -372,12 +373,13 @@ class EigenSession {
   }
 
  private:
-  /// A whole run of bfloat16 weights in one pass, if they and x lie adjacent in one line; else false, and nothing happened.
+  /// A run of bfloat16 weights in one pass, if they and x lie adjacent in one line and fill vectors; else false, and nothing
+  /// happened.
   template <class Kept, class G>
   bool apply_stochastic(const Kept& w, const MatrixView<const G>& x, const StorageRun& run,
                         const StepCoefficients<T>& c, const T* channel_step) const {
     const Index line = run.value() / run.across, at = run.value() - line * run.across;
-    if (run.count != storage_block || at + storage_block > run.across) return false;
+    if (run.count % simd::in_one_pass != 0 || at + run.count > run.across) return false;
     bfloat16* weights = adjacent(w.view, run);
     const G* values = adjacent(x, run);
     if (weights == nullptr || values == nullptr) return false;
@@ -385,7 +387,8 @@ class EigenSession {
     const T* steps = channel_step + (rows ? line : at);
     const simd::Apply<T> apply{c.decay_before, c.decay_after, *steps};
     simd::dispatch([&](auto kernels) {
-      kernels.apply_stochastic(weights, values, apply, rows ? nullptr : steps, w.rounding, run.block(storage_block));
+      kernels.apply_stochastic(weights, values, run.count, apply, rows ? nullptr : steps, w.rounding,
+                               run.block(storage_block));
     });
     return true;
   }

@@ -45,6 +45,9 @@ template <class V, class T>
 inline constexpr bool readable = std::is_same_v<std::remove_const_t<V>, T> ||
                                  (std::is_same_v<std::remove_const_t<V>, bfloat16> && std::is_same_v<T, float>);
 
+/// Runs of so many values and multiples are stepped in one pass: whole vectors of every instruction set.
+inline constexpr int in_one_pass = 16;
+
 /// The scalars of W <- after (before W - step U).
 template <class T>
 struct Apply {

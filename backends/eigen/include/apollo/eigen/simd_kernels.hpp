@@ -51,11 +51,11 @@ struct Kernels : Storages {
     }
   }
 
-  /// The same with one block of 8-bit moments a run, in one pass but for their codes, which need the largest of all. `w` and `g`
-  /// are adjacent.
+  /// The same with one block of 8-bit moments a run, in one pass but for their codes, which need the largest of all. `count`
+  /// is a multiple of in_one_pass; `w` and `g` are adjacent.
   template <class Moments, class Storage, class G>
   APOLLO_KERNEL void update_block(float* w, const G* g, const typename Storage::Block& first,
-                                  const typename Storage::Block& second, Index run,
+                                  const typename Storage::Block& second, int count, Index run,
                                   const StepCoefficients<float>& given, const Apply<float>& apply) {
     using Format = typename Storage::Format;
     const MomentCoefficients<float> c = given.moments;
@@ -66,7 +66,7 @@ struct Kernels : Storages {
     alignas(64) std::uint8_t random[Format::stochastic ? rounding::bytes : 1];
     if constexpr (Format::stochastic) draw_rounding(given.rounding, run, random);
     Ints most0{}, most1{};
-    for (int i = 0; i < storage_block; i += n) {
+    for (int i = 0; i < count; i += n) {
       Floats state[2], r, weight, root, below, inverse;
       __builtin_prefetch(g + i + 2 * storage_block);
       __builtin_prefetch(w + i + 2 * storage_block);
@@ -90,7 +90,7 @@ struct Kernels : Storages {
     *first.scale = finish_largest(most0);
     *second.scale = finish_largest(most1);
     const float per_unit0 = per_unit<Format, 0>(*first.scale), per_unit1 = per_unit<Format, 1>(*second.scale);
-    for (int i = 0; i < storage_block; i += n) {
+    for (int i = 0; i < count; i += n) {
       Floats x, y;
       Ints bits{};
       if constexpr (Format::stochastic) load_random(random, i, bits);
@@ -101,15 +101,15 @@ struct Kernels : Storages {
     }
   }
 
-  /// apply() of a whole storage run of adjacent bfloat16 weights along one channel or one line of channels, rounded
-  /// stochastically.
+  /// apply() of a storage run of adjacent bfloat16 weights along one channel or one line of channels, rounded stochastically.
+  /// `count` is a multiple of in_one_pass.
   template <class X>
-  APOLLO_KERNEL void apply_stochastic(bfloat16* w, const X* x, const Apply<float>& given, const float* steps,
+  APOLLO_KERNEL void apply_stochastic(bfloat16* w, const X* x, int count, const Apply<float>& given, const float* steps,
                                       const RandomStream& stream, Index run) {
     const Apply<float> a = given;
     alignas(64) std::uint8_t random[rounding::bytes];
     draw_rounding(stream, run, random);
-    for (int i = 0; i < storage_block; i += n) {
+    for (int i = 0; i < count; i += n) {
       Floats weight, u, step = Floats{} + a.step;
       Ints noise;
       __builtin_prefetch(x + i + 2 * storage_block);

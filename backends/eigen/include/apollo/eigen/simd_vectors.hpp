@@ -70,8 +70,12 @@ struct Vectors {
 #endif
   }
 
-  /// Square roots and reciprocals from the processor's estimates and a step of Newton's. Error: 3e-7; 0 for what is not normal.
-  APOLLO_PART void roots_nearly(const Floats& x, Floats& y) {
+  /// Square roots and reciprocals from the processor's estimates and a step of Newton's, of what is not negative. Error: 3e-7;
+  /// the root of what is below normal numbers is 0, of infinity that of the largest number, so that its reciprocal is no NaN.
+  APOLLO_PART void roots_nearly(const Floats& given, Floats& y) {
+    using Signed = typename Vector<std::int32_t, lanes<float>>::Type;
+    const Signed bits = reinterpret_cast<Signed>(given), most = Signed{} + 0x7f7fffff;  // also under fast math
+    const Floats x = reinterpret_cast<Floats>(bits < most ? bits : most);
 #if !APOLLO_X86_DISPATCH || APOLLO_ISA == 0
     roots<float>(x, y);
 #else
