@@ -177,6 +177,8 @@ struct Update {
         read<size>(static_cast<const G*>(entry.gradient) + first, entry.aligned, left, g);
         for (int b = 0; b < Moments::buffers; ++b)
           read<size>(static_cast<const Stored*>(entry.moment[b]) + first, entry.aligned, left, state[b]);
+        const RoundingBits<rounds_weights ? size : 0> weight_bits(shared.weights[rounds_weights ? in_part : 0], at);
+        const RoundingBits<rounds_moments ? size : 0> moment_bits(shared.moments[rounds_moments ? in_part : 0], at);
         alignas(16) W new_weight[size];
         alignas(16) Stored new_state[2][size];
         for (int i = 0; i < size; ++i) {
@@ -184,10 +186,9 @@ struct Update {
           for (int b = 0; b < Moments::buffers; ++b) value[b] = state[b][i];
           const float n = Moments::update(c.gradient_factor * g[i] + c.coupled_decay * w[i], value, c.moments);
           w[i] = c.decay_after * (c.decay_before * w[i] - static_cast<float>(c.step) * n);
-          new_weight[i] = stored<W, rounds_weights>(w[i], shared.weights + (rounds_weights ? in_part : 0), at + i);
+          new_weight[i] = stored<W, rounds_weights>(w[i], weight_bits.of(i));
           for (int b = 0; b < Moments::buffers; ++b)
-            new_state[b][i] =
-                stored<Stored, rounds_moments>(value[b], shared.moments + (rounds_moments ? in_part : 0), at + i);
+            new_state[b][i] = stored<Stored, rounds_moments>(value[b], moment_bits.of(i));
         }
         write<size>(new_weight, entry.aligned, left, weight);
         for (int b = 0; b < Moments::buffers; ++b)

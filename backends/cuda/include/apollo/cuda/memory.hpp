@@ -69,12 +69,33 @@ struct RoundingBytes {
   }
 };
 
-/// A value as it is stored: rounded by random bits where they are given, which only bfloat16 takes.
+/// Those bits of `size` adjacent values, from one on that it divides: words in registers instead of bytes by address.
+template <int size>
+struct RoundingBits {
+  static_assert(size % 4 == 0 && 16 % size == 0);
+  std::uint32_t word[size / 4 + 1];
+
+  APOLLO_INLINE RoundingBits(const RoundingBytes& bytes, int at) {
+    for (int k = 0; k < size / 4; ++k) word[k] = bytes.word[at / 4 + k];
+    word[size / 4] = bytes.word[((at & ~15) | ((at + size) & 15)) / 4];
+  }
+  APOLLO_INLINE std::uint32_t of(int i) const {
+    const std::uint32_t lower = word[i / 4] >> 8 * (i % 4);
+    return (i % 4 == 3 ? lower | word[i / 4 + 1] << 8 : lower) & 0xffffu;
+  }
+};
+template <>
+struct RoundingBits<0> {  ///< of what rounds to nearest
+  APOLLO_INLINE RoundingBits(const RoundingBytes&, int) {}
+  APOLLO_INLINE std::uint32_t of(int) const { return 0; }
+};
+
+/// A value as it is stored: rounded by `random`, 16 bits, where it is stochastic, which only bfloat16 is.
 template <class V, bool stochastic>
-APOLLO_INLINE V stored(float value, const RoundingBytes* random, int i) {
+APOLLO_INLINE V stored(float value, std::uint32_t random) {
   if constexpr (stochastic && std::is_same_v<V, bfloat16>) {
     V result;
-    result.bits = bits::to_bfloat16_stochastic(value, random->bits_of(i));
+    result.bits = bits::to_bfloat16_stochastic(value, random);
     return result;
   } else {
     return static_cast<V>(value);

@@ -56,9 +56,11 @@ struct LowRankMoments {
           if (progress.restarts == 0) value[b] = static_cast<float>(static_cast<const Stored*>(entry.moment[b])[at]);
         const float n = Moments::update(r, value, progress.c.moments);
         const Index run = at / storage_block;
+        std::uint32_t random = 0;
+        if constexpr (rounds)
+          random = shared.random[run - first_run].bits_of(static_cast<int>(at - run * storage_block));
         for (int b = 0; b < Moments::buffers; ++b)
-          static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(
-              value[b], shared.random + (rounds ? run - first_run : 0), static_cast<int>(at - run * storage_block));
+          static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(value[b], random);
         double* squares = shared.squares + channel * rank + bucket;
         squares[0] = static_cast<double>(n) * static_cast<double>(n);
         squares[RankTile::most] = static_cast<double>(r) * static_cast<double>(r);
@@ -205,11 +207,12 @@ struct Apply {
         float w[size], g[size];
         read<size>(weight, entry.aligned, left, w);
         read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
+        const RoundingBits<rounds ? size : 0> random(shared.random[rounds ? in_part : 0], at);
         alignas(16) W result[size];
         for (int i = 0; i < size; ++i) {
           if (per_channel && !one && i < left) length = step_of(entry, run, at + i);
           w[i] = after * (before * w[i] - length * g[i]);
-          result[i] = stored<W, rounds>(w[i], shared.random + (rounds ? in_part : 0), at + i);
+          result[i] = stored<W, rounds>(w[i], random.of(i));
         }
         write<size>(result, entry.aligned, left, weight);
       }
