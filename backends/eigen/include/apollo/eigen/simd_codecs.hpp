@@ -292,6 +292,12 @@ struct Codecs : Lines {
     // By the exponent of k, or of k + 1 where there is one sign: code `zero` + k stands for offset + k width.
     float offset[16] = {}, width[16] = {};
     float bottom[16] = {}, per_value[16] = {};  // by decade
+    // By two binary exponents from 2^-30 on, between which at most one decade begins: how many have begun below, and where.
+    std::int32_t begun[16] = {};
+    float begins[16] = {};
+
+    /// Where they begin, as floats have it.
+    static constexpr int lowest_exponent = 127 - 30;
 
     constexpr Decades() {
       constexpr auto& map = block::dynamic_map<bits, two_signs>;
@@ -302,10 +308,35 @@ struct Codecs : Lines {
         bottom[d] = map.bottom[d];
         per_value[d] = map.per_value[d];
       }
+      float low = 0x1p-30f;
+      for (int i = 0; i < 16; ++i, low *= 4) {
+        begins[i] = 4;  // none
+        for (int d = 1; d < Map::decades; ++d) {
+          begun[i] += map.from[d] <= low;
+          if (map.from[d] > low && map.from[d] < 4 * low) begins[i] = map.from[d];
+        }
+      }
     }
   };
   template <int bits, bool two_signs>
   static constexpr Decades<bits, two_signs> decades_of{};
+
+  template <int bits, bool two_signs>
+  APOLLO_PART void find_decade(const Floats& size, Ints& decade) {
+#if APOLLO_ISA == 512
+    constexpr auto& decades = decades_of<bits, two_signs>;
+    const Ints exponent = (reinterpret_cast<Ints>(size) >> 23) - decades.lowest_exponent;
+    const Ints index = (exponent > 0 ? exponent : Ints{}) >> 1;
+    Floats begun, begins;
+    look_up(reinterpret_cast<const float*>(decades.begun), index, begun);
+    look_up(decades.begins, index, begins);
+    decade = reinterpret_cast<Ints>(begun) - (size >= begins);  // true is -1
+#else
+    constexpr auto& map = block::dynamic_map<bits, two_signs>;
+    decade = Ints{};
+    for (int d = 1; d < block::DynamicMap<bits, two_signs>::decades; ++d) decade -= size >= map.from[d];
+#endif
+  }
 
   template <int bits, bool two_signs>
   APOLLO_PART void decode_dynamic(const std::uint8_t* codes, float scale, Floats& x) {
@@ -331,8 +362,8 @@ struct Codecs : Lines {
     constexpr auto& decades = decades_of<bits, two_signs>;
     Floats low, per_value;
     const Floats size = x < 0.0f ? -x : x;
-    Ints decade{};
-    for (int d = 1; d < Map::decades; ++d) decade -= size >= map.from[d];  // true is -1
+    Ints decade;
+    find_decade<bits, two_signs>(size, decade);
     look_up(decades.bottom, decade, low);
     look_up(decades.per_value, decade, per_value);
     const Ints cells = (Ints{} + Map::cells(0)) << decade;
