@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "model.hpp"
+#include "path.hpp"
 
 namespace {
 
@@ -25,19 +26,7 @@ using apollo::Index;
 using model::Layout;
 using model::Leaf;
 using model::Matrix;
-
-/// A file of this process, removed in the end. In memory where the system has a place for that: save() waits for the disk, and
-/// thousands of saves would take minutes.
-struct Path {
-  std::string path;
-  explicit Path(const std::string& name) : path(name) {
-    if (::access("/dev/shm", W_OK) == 0) path = "/dev/shm/apollo-test-" + std::to_string(::getpid()) + "-" + name;
-    std::remove(path.c_str());
-  }
-  Path(const Path&) = delete;
-  ~Path() { std::remove(path.c_str()); }
-  operator const std::string&() const { return path; }
-};
+using support::Path;
 
 std::string contents(const std::string& path) {
   const apollo::InputFile file(path);

@@ -88,19 +88,11 @@ TEST_CASE("low-bit storage has the same bits for any number of threads") {
 
 #if APOLLO_HAS_FILES
 
+#include "path.hpp"
+
 namespace {
 
-/// A file of this process, removed in the end.
-struct Path {
-  std::string path;
-  explicit Path(const std::string& name) : path(name) {
-    if (::access("/dev/shm", W_OK) == 0) path = "/dev/shm/apollo-test-" + std::to_string(::getpid()) + "-" + name;
-    std::remove(path.c_str());
-  }
-  Path(const Path&) = delete;
-  ~Path() { std::remove(path.c_str()); }
-  operator const std::string&() const { return path; }
-};
+using support::Path;
 
 /// Matrices in 8 bits, an embedding with 8-bit states too, norms in floats. `Dense` steps the embedding.
 template <class Dense = apollo::eigen::AdamW8bit<StochasticWeights>>

@@ -3,50 +3,18 @@
 // not: optimised
 #include <doctest/doctest.h>
 
-#include <cstddef>
-#include <cstdlib>
-#include <map>
 #include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
 #include <apollo/apollo.hpp>
 
+#include "aligned_memory.hpp"
 #include "plan/bytes.hpp"
 
 namespace {
 
-/// Aligned memory in use: state and workspaces, and nothing else, ask for alignment.
-std::map<void*, std::size_t>& blocks() {
-  static std::map<void*, std::size_t> all;
-  return all;
-}
-apollo::Index in_use() {
-  std::size_t sum = 0;
-  for (const auto& block : blocks()) sum += block.second;
-  return static_cast<apollo::Index>(sum);
-}
-
-}  // namespace
-
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  const auto step = static_cast<std::size_t>(alignment);
-  void* memory = std::aligned_alloc(step, (size + step - 1) / step * step);
-  if (memory == nullptr) throw std::bad_alloc();
-  blocks()[memory] = size;
-  return memory;
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  blocks().erase(memory);
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t alignment) noexcept {
-  operator delete(memory, alignment);
-}
-
-namespace {
-
+using aligned_memory::in_use;
 using apollo::Index;
 using plan::Bytes;
 using plan::Model;

@@ -161,10 +161,14 @@ struct AdamMoments {
     denominator(root_of_second, c, below);
     return c.first_factor * first / below;
   }
-  /// What the first moment is divided by, for loops that have reciprocals.
+  /// normalise() in two parts, for loops that have reciprocals: what the first moment is divided by, and N from 1 / that.
   template <class V, class T>
   APOLLO_INLINE static void denominator(const V& root_of_second, const MomentCoefficients<T>& c, V& below) {
     below = c.second_factor * root_of_second + c.eps;
+  }
+  template <class V, class T>
+  APOLLO_INLINE static void quotient(const V& first, const V& inverse, const MomentCoefficients<T>& c, V& n) {
+    n = c.first_factor * first * inverse;
   }
 
  private:

@@ -67,7 +67,7 @@ struct Kernels : Storages {
     if constexpr (Format::stochastic) draw_rounding(given.rounding, run, random);
     Ints most0{}, most1{};
     for (int i = 0; i < count; i += n) {
-      Floats state[2], r, weight, root, below, inverse;
+      Floats state[2], r, weight, root, below, inverse, update;
       __builtin_prefetch(g + i + 2 * storage_block);
       __builtin_prefetch(w + i + 2 * storage_block);
       widen<float, n>(g + i, r);
@@ -80,8 +80,9 @@ struct Kernels : Storages {
       roots_nearly(state[1], root);
       Moments::denominator(root, c, below);
       reciprocals_nearly(below, inverse);
+      Moments::quotient(state[0], inverse, c, update);
       if (Storage::takes_roots) state[1] = root;
-      store(a.after * (a.before * weight - a.step * (c.first_factor * state[0] * inverse)), w + i);
+      store(a.after * (a.before * weight - a.step * update), w + i);
       store(state[0], m + i);
       store(state[1], v + i);
       note_largest(state[0], most0);
@@ -287,12 +288,13 @@ struct Kernels : Storages {
     using Loose = typename Vector<float, lanes<float>>::Loose;
     for (int i = 0; i < chunk; i += lanes<float>) {
       const Floats m = *reinterpret_cast<const Loose*>(first + i), v = *reinterpret_cast<const Loose*>(second + i);
-      Floats root, below, inverse;
+      Floats root, below, inverse, quotient;
       roots_nearly(v, root);
       Moments::denominator(root, c, below);
       reciprocals_nearly(below, inverse);
       if (leaves_roots) *reinterpret_cast<Loose*>(second + i) = root;
-      *reinterpret_cast<Loose*>(n + i) = c.first_factor * m * inverse;
+      Moments::quotient(m, inverse, c, quotient);
+      *reinterpret_cast<Loose*>(n + i) = quotient;
     }
   }
 

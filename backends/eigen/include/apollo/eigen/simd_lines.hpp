@@ -104,8 +104,8 @@ struct Lines : Vectors {
     constexpr int n = lanes<T>;
     using Type = typename Vector<T, n>::Type;
     using Loose = typename Vector<T, n>::Loose;
-    constexpr int ahead_of_sums =
-        8192;  // bytes: one stream alone, which the processor's own prefetch follows a page at most
+    // Bytes that one stream alone is fetched ahead: the processor's own prefetch ends with each page.
+    constexpr int ahead = 8192;
     Type squares[4] = {}, products[4] = {};
     T rest_squares = 0, rest_products = 0;
     Index i = 0;
@@ -113,7 +113,7 @@ struct Lines : Vectors {
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
         Type value;
-        __builtin_prefetch(x + i + k * n + ahead_of_sums / static_cast<int>(sizeof(V)));
+        __builtin_prefetch(x + i + k * n + ahead / static_cast<int>(sizeof(V)));
         widen<T, n>(x + i + k * n, value);
         squares[k] += value * value;
         if constexpr (with_product) products[k] += value * *reinterpret_cast<const Loose*>(p + i + k * n);
