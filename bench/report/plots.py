@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plots of a report, as SVG files that are the same for the same figures."""
 import os
+import textwrap
 
 import matplotlib
 from cases import (GROWTH, MODEL, PEER, cases, list_order, member_name, member_order, shape_name, shape_order,
@@ -17,7 +18,8 @@ matplotlib.rcParams.update({
     "xtick.color": "#444444", "ytick.color": "#444444", "axes.labelcolor": "#222222", "text.color": "#222222",
 })
 # Okabe and Ito's, told apart without colour vision; the fourth is darkened for a white ground.
-COLOURS = ["#0072b2", "#e69f00", "#009e73", "#b8468f", "#56b4e9", "#d55e00", "#000000", "#999999"]
+COLOURS = ["#0072b2", "#e69f00", "#009e73", "#b8468f", "#56b4e9", "#d55e00", "#000000", "#999999",
+           "#8c6d31"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 
 
@@ -53,7 +55,7 @@ def roofline(figures):
         return None
     members = sorted({case["member"] for case, _ in found}, key=member_order)
     lists = sorted({case["list"] for case, _ in found}, key=list_order)
-    figure, axes = pyplot.subplots(figsize=(8, 4))
+    figure, axes = pyplot.subplots(figsize=(max(8, 1.35 * len(members)), 4))
     width = .8 / len(lists)
     for number, model in enumerate(lists):
         names = {case["member"]: name for case, name in found if case["list"] == model}
@@ -68,9 +70,7 @@ def roofline(figures):
     plain(axes.yaxis)
     axes.axhline(1, color="#222222", linewidth=1)
     axes.grid(False, axis="x")
-    labels = [member_name(member) for member in members]
-    for word in (", ", " without ", " between "):
-        labels = [label.replace(word, "\n" + word.removeprefix(", ").lstrip()) for label in labels]
+    labels = [textwrap.fill(member_name(member), 12, break_long_words=False) for member in members]
     axes.set_xticks(range(len(members)), labels)
     axes.set_ylabel("step over roofline (less is faster)")
     axes.set_title(f"Steps of the low-rank matrices, {threads_name(threads)}", loc="left", fontsize=10)
