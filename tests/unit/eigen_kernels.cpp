@@ -86,6 +86,38 @@ void check_steps(Index count) {
   CHECK(worst(weights, expected_apply_steps) <= tolerance);
 }
 
+/// Moments of which only norms are wanted, against the same in double.
+template <class Kernels>
+void check_norms(Index count) {
+  using Moments = apollo::AdamMoments<>;
+  apollo::MomentCoefficients<float> c{};
+  c.beta1 = 0.75f, c.one_minus_beta1 = 0.25f, c.beta2 = 0.875f, c.one_minus_beta2 = 0.125f;
+  c.first_factor = 2, c.second_factor = 1.5f, c.eps = 1e-6f;
+  apollo::MomentCoefficients<double> wide{};
+  wide.beta1 = 0.75, wide.one_minus_beta1 = 0.25, wide.beta2 = 0.875, wide.one_minus_beta2 = 0.125;
+  wide.first_factor = 2, wide.second_factor = 1.5, wide.eps = 1e-6;
+  std::vector<float> r = values<float>(count, 1), m = values<float>(count, 2), v = values<float>(count, 3, 1.5);
+  m.push_back(5), v.push_back(6);
+  r[0] = m[0] = v[0] = 0;  // an estimate of 1 / 0 must not get out
+  std::vector<double> expected_m, expected_v;
+  double expected_n = 0, expected_r = 0;
+  for (std::size_t i = 0; i < r.size(); ++i) {
+    double both[2] = {static_cast<double>(m[i]), static_cast<double>(v[i])};
+    const double n = Moments::update(static_cast<double>(r[i]), both, wide);
+    expected_n += n * n;
+    expected_r += static_cast<double>(r[i]) * static_cast<double>(r[i]);
+    expected_m.push_back(both[0]), expected_v.push_back(both[1]);
+  }
+  float n_squares = -1;
+  const float r_squares = Kernels::template moments_norms<Moments>(r.data(), m.data(), v.data(), count, c, n_squares);
+  CHECK(std::fabs(static_cast<double>(n_squares) - expected_n) <= 2e-6 * expected_n);
+  CHECK(std::fabs(static_cast<double>(r_squares) - expected_r) <= 1e-6 * expected_r);
+  CHECK(worst(m, expected_m) <= 1e-6);
+  CHECK(worst(v, expected_v) <= 1e-6);
+  CHECK(m.back() == 5.0f);
+  CHECK(v.back() == 6.0f);
+}
+
 template <class Kernels, class T>
 void check_sums(Index count) {
   const double tolerance = 4 * static_cast<double>(std::numeric_limits<T>::epsilon()) * static_cast<double>(count + 8);
@@ -104,6 +136,11 @@ void check_sums(Index count) {
   CHECK(std::fabs(static_cast<double>(dot) - product) <= tolerance);
   Kernels::add_squares(x.data(), added.data(), static_cast<int>(count));
   CHECK(worst(added, expected_added) <= 1e-15);
+  std::vector<T> scaled = x;
+  std::vector<double> expected_scaled;
+  for (const T value : x) expected_scaled.push_back(-0.5 * static_cast<double>(value));
+  CHECK(std::fabs(static_cast<double>(Kernels::scale(scaled.data(), count, T(-0.5))) - squares / 4) <= tolerance);
+  CHECK(worst(scaled, expected_scaled) <= 0);
 
   std::vector<apollo::bfloat16> narrow;
   std::vector<double> exact;
@@ -198,12 +235,30 @@ void check_all(const char* set) {
     CAPTURE(count);
     check_steps<Kernels, float>(count);
     check_steps<Kernels, double>(count);
+    check_norms<Kernels>(count);
     check_sums<Kernels, float>(count);
     check_sums<Kernels, double>(count);
   }
 }
 
 }  // namespace
+
+TEST_CASE("norms of moments that no sum of floats holds") {
+  apollo::StepCoefficients<float> c{};
+  c.moments.beta1 = 0, c.moments.one_minus_beta1 = 1, c.moments.beta2 = 0, c.moments.one_minus_beta2 = 1e-36f;
+  c.moments.first_factor = 1, c.moments.second_factor = 1, c.moments.eps = 1e-10f;
+  CHECK(apollo::EigenMoments<float>::norms_are_near(16, c));
+  CHECK_FALSE(apollo::EigenMoments<float>::norms_are_near(15, c));
+  std::vector<float> r(32, 3e30f), m(32), v(32);
+  const apollo::MomentPointers<float> state{{m.data(), v.data()}};
+  double n_norm = 0, r_norm = 0;
+  apollo::EigenMoments<float>::update_norms<apollo::AdamMoments<>>(r.data(), state, 1, 16, c, n_norm, r_norm);
+  CHECK(r_norm == doctest::Approx(16 * 9e60).epsilon(1e-5));
+  CHECK(m[16] == 3e30f);
+  CHECK(m[15] == 0.0f);
+  c.moments.eps = 1e-12f;
+  CHECK_FALSE(apollo::EigenMoments<float>::norms_are_near(16, c));
+}
 
 TEST_CASE("the baseline's loops") { check_all<apollo::simd::baseline::Kernels>("baseline"); }
 

@@ -76,6 +76,35 @@ struct EigenMoments {
     return true;
   }
 
+  /// Whether N need not be had where only its norms are wanted.
+  template <class Moments>
+  static constexpr bool has_norms_alone = StorageOf<Moments>::in_place&& takes_root<Moments>&& std::is_same_v<T, float>;
+  /// And whether a channel is worth a call, and eps hides roots of second moments below normal numbers, which estimates leave out.
+  static bool norms_are_near(Index rank, const StepCoefficients<T>& c) {
+    return rank >= simd::in_one_pass && c.moments.eps >= static_cast<T>(1e-10);
+  }
+  /// Moments of channel j of R, and its squared norms |N_j|^2 and |R_j|^2. N is made of estimates (error 3e-7) and kept nowhere.
+  template <class Moments>
+  static void update_norms(const T* r, const MomentPointers<T>& state, Index j, Index rank,
+                           const StepCoefficients<T>& c, double& n_norm, double& r_norm) {
+    r += j * rank;
+    T* first = state.buffer[0] + j * rank;
+    T* second = state.buffer[1] + j * rank;
+    T n_squares = 0;
+    const T r_squares = simd::dispatch([&](auto kernels) {
+      return kernels.template moments_norms<Moments>(r, first, second, rank, c.moments, n_squares);
+    });
+    n_norm = static_cast<double>(n_squares);
+    r_norm = static_cast<double>(r_squares);
+    if (bits::finite(n_squares) && bits::finite(r_squares)) return;
+    n_norm = r_norm = 0;  // too large for a sum of floats
+    for (Index k = 0; k < rank; ++k) {
+      const auto n = static_cast<double>(Moments::normalise(first[k], __builtin_sqrtf(second[k]), c.moments));
+      n_norm += n * n;
+      r_norm += static_cast<double>(r[k]) * static_cast<double>(r[k]);
+    }
+  }
+
   /// Adds the squares of a run of kept x rank values, number `at` and after, to their channels.
   static void add_by_channel(Index rank, Index at, int count, const T* n, const T* r, double* n_channel,
                              double* r_channel) {

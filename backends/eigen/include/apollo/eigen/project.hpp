@@ -84,12 +84,12 @@ struct EigenTiles {
   /// Adjacent inputs of a channel go to adjacent buckets, `lanes` at a time; norms in the same read.
   template <class G>
   static GradientSummary scatter_rows(const Plan& plan, const MatrixView<const G>& x, const SparseDirections& p,
-                                      Index begin, Index end, T* out, double* channel) {
+                                      Index begin, Index end, T* out, T weight, double* channel) {
     static_assert(runs::length % 8 == 0);  // a run never cuts a group of lanes
     GradientSummary summary;
-    for (Index i = 0; i < (end - begin) * plan.rank; ++i) out[i] = 0;
     over_channels(plan, x, begin, end, channel, summary, [&](Index j, Index s, const auto* run, int count) {
       T* row = out + (j - begin) * plan.rank;
+      if (s == 0) start_row(row, plan.rank);
       double sum = 0;
       for (int h = 0; h < p.nonzeros; ++h) {
         const std::uint32_t* sign = p.sign + h * plan.removed + s;
@@ -105,6 +105,7 @@ struct EigenTiles {
         }
         if (h == 0) sum = squares;
       }
+      if (s + count == plan.removed) finish_row(row, plan.rank, weight, summary);
       return sum;
     });
     return summary;
@@ -125,6 +126,8 @@ struct EigenTiles {
       const std::int32_t first = p.first[b];
       const int count = p.first[b + 1] - first;
       const bool first_map = b < p.first_map;  // in which every input is once
+      if (b + 1 < plan.rank) fetch_lines(x, begin, width, p.inputs + first + count, p.first[b + 2] - first - count);
+      fetch_to_write(out + b * width, width);
       add_lines(x, begin, width, p.inputs + first, 0, count, p.coefficients + first, row,
                 first_map ? buffers.squares : nullptr, buffers.converted);
       if (first_map && (lines += count) >= lines_at_once) flush_norms(buffers, width), lines = 0;
@@ -136,6 +139,34 @@ struct EigenTiles {
   }
 
  private:
+  template <class V>
+  static void fetch(const V* values, Index count) {
+    for (Index i = 0; i < count; i += 64 / static_cast<Index>(sizeof(V))) __builtin_prefetch(values + i);
+  }
+  static void fetch_to_write(T* values, Index count) {
+    for (Index i = 0; i < count; i += 64 / static_cast<Index>(sizeof(T))) __builtin_prefetch(values + i, 1);
+  }
+
+  /// Lines that are scattered over memory are not foreseen by the processor.
+  template <class G>
+  static void fetch_lines(const MatrixView<const G>& x, Index begin, Index width, const std::int32_t* lines,
+                          int count) {
+    if (x.row_stride == 1)
+      for (int l = 0; l < count; ++l) fetch(x.at(begin, lines[l]), width);
+  }
+
+  /// A channel of R, to be added to; the next one's memory is fetched meanwhile.
+  static void start_row(T* row, Index rank) {
+    fetch_to_write(row + rank, rank);
+    for (Index k = 0; k < rank; ++k) row[k] = 0;
+  }
+
+  /// A channel of R in full, and whether it is finite, while it is in the nearest cache.
+  static void finish_row(T* row, Index rank, T weight, GradientSummary& summary) {
+    const T squares = simd::dispatch([&](auto kernels) { return kernels.scale(row, rank, weight); });
+    if (!bits::finite(squares)) runs::sum_squares_slowly(row, rank, 1, summary.finite);
+  }
+
   /// Lines whose squares may be summed in T.
   static constexpr Index lines_at_once = 256;
 

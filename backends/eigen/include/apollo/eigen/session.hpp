@@ -99,16 +99,14 @@ class EigenSession {
     if (!by_row) lines.invert(p);
     return over_tiles(plan, [&](Index begin, Index end, int number) {
       T* out = r + begin * plan.rank;
-      const Index size = (end - begin) * plan.rank;
       GradientSummary summary;
       if (by_row) {
-        summary = Tiles::scatter_rows(plan, x, p, begin, end, out, channel);
-        for (Index i = 0; i < size; ++i) out[i] *= weight;
+        summary = Tiles::scatter_rows(plan, x, p, begin, end, out, weight, channel);
       } else {
         const auto lane = scratch_.lane(plan, number);
         summary = Tiles::scatter_columns(plan, x, lines, begin, end, out, weight, channel, lane.rows, lane.lines);
+        Tiles::check_projection(out, (end - begin) * plan.rank, summary);
       }
-      Tiles::check_projection(out, size, summary);
       return summary;
     });
   }
@@ -118,6 +116,12 @@ class EigenSession {
   template <class Moments>
   void moments(const Plan& plan, const T* r, T* n_matrix, const MomentPointers<stored_t<Moments, T>>& state,
                const StepCoefficients<T>& c, double* n_channel, double* r_channel) const {
+    if constexpr (Runs::template has_norms_alone<Moments>)
+      if (n_matrix == nullptr && Runs::norms_are_near(plan.rank, c))
+        return executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
+          for (Index j = plan.tile_begin(tile); j < plan.tile_end(tile); ++j)
+            Runs::template update_norms<Moments>(r, state, j, plan.rank, c, n_channel[j], r_channel[j]);
+        });
     executor::for_tiles(pool_, plan.tiles, [&](Index tile, int) {
       const Index first = plan.tile_begin(tile) * plan.rank, last = plan.tile_end(tile) * plan.rank;
       if (n_channel != nullptr)

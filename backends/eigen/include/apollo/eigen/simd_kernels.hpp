@@ -31,6 +31,33 @@ struct Kernels : Storages {
     }
   }
 
+  /// Updates `count` moments by r and returns |r|^2. N is not written; its squares are added up, of quotients that are estimates.
+  template <class Moments>
+  APOLLO_KERNEL float moments_norms(const float* r, float* first, float* second, Index count,
+                                    const MomentCoefficients<float>& given, float& n_squares) {
+    const MomentCoefficients<float> c = given;
+    Floats sums[2] = {};
+    Index i = 0;
+    for (; i + n <= count; i += n) {
+      __builtin_prefetch(r + i + prefetch_lines * line<float>);
+      __builtin_prefetch(first + i + prefetch_lines * line<float>);
+      __builtin_prefetch(second + i + prefetch_lines * line<float>);
+      moments_norms_vector<Moments>(r + i, first + i, second + i, c, sums);
+    }
+    float left[2] = {};
+    if (i < count) {
+      float in[n] = {}, m[n] = {}, v[n] = {};
+      const int rest = static_cast<int>(count - i);
+      copy(r + i, in, rest), copy(first + i, m, rest), copy(second + i, v, rest);
+      Floats last[2] = {};
+      moments_norms_vector<Moments>(in, m, v, c, last);
+      copy(m, first + i, rest), copy(v, second + i, rest);
+      for (int l = 0; l < rest; ++l) left[0] += last[0][l], left[1] += last[1][l];
+    }
+    n_squares = left[0] + total<float, n>(sums[0]);
+    return left[1] + total<float, n>(sums[1]);
+  }
+
   /// Moments and apply in one pass over `count` weights. `steps`, if there, has a step for each; else a.step is everybody's.
   template <class Moments, class Storage, class T, class W, class G>
   APOLLO_KERNEL void update(W* w, const G* g, T* first, T* second, int count, const StepCoefficients<T>& given,
@@ -251,6 +278,25 @@ struct Kernels : Storages {
   template <class Moments, int least, class T>
   APOLLO_PART void close_if(const T* buffer, T* values, int i, int rest) {
     if (Moments::buffers >= least) copy(buffer, values + i, rest);
+  }
+
+  /// One vector of moments_norms: sums += n^2, r^2.
+  template <class Moments>
+  APOLLO_PART void moments_norms_vector(const float* from, float* first, float* second,
+                                        const MomentCoefficients<float>& c, Floats* sums) {
+    Floats state[2], r, root, below, inverse, quotient;
+    load(from, r);
+    load(first, state[0]);
+    load(second, state[1]);
+    Moments::accumulate(r, state, c);
+    store(state[0], first);
+    store(state[1], second);
+    roots_nearly(state[1], root);
+    Moments::denominator(root, c, below);
+    reciprocals_nearly(below, inverse);
+    Moments::quotient(state[0], inverse, c, quotient);
+    sums[0] += quotient * quotient;
+    sums[1] += r * r;
   }
 
   template <class T>

@@ -68,6 +68,7 @@ struct Lines : Vectors {
     T rest = 0;
     Index i = 0;
     for (; i + 16 <= count; i += 16) {
+      __builtin_prefetch(x + i + stream_ahead / static_cast<int>(sizeof(V)));
       scatter_eight(x + i, out, bucket[i / 8], sign + i, even);
       scatter_eight(x + i + 8, out, bucket[i / 8 + 1], sign + i + 8, odd);
     }
@@ -79,6 +80,31 @@ struct Lines : Vectors {
     }
     even += odd;
     return rest + total<T, 8>(even);
+  }
+
+  /// values *= factor. Returns the sum of their squares, as sum_squares().
+  template <class T>
+  APOLLO_KERNEL T scale(T* values, Index count, T factor) {
+    constexpr int n = lanes<T>;
+    using Type = typename Vector<T, n>::Type;
+    using Loose = typename Vector<T, n>::Loose;
+    Type squares[2] = {};
+    T rest = 0;
+    Index i = 0;
+    for (; i + 2 * n <= count; i += 2 * n)
+#pragma GCC unroll 2
+      for (int k = 0; k < 2; ++k) {
+        auto& stored = *reinterpret_cast<Loose*>(values + i + k * n);
+        const Type value = factor * stored;
+        stored = value;
+        squares[k] += value * value;
+      }
+    for (; i < count; ++i) {
+      values[i] *= factor;
+      rest += values[i] * values[i];
+    }
+    const Type sum = squares[0] + squares[1];
+    return rest + total<T, n>(sum);
   }
 
   /// to(j, k) = factor from(k, j) for `rows` x `cols` values of `to`.
@@ -99,13 +125,14 @@ struct Lines : Vectors {
   }
 
  private:
+  /// Bytes that one stream alone is fetched ahead: the processor's own prefetch ends with each page.
+  static constexpr int stream_ahead = 8192;
+
   template <bool with_product, class V, class T>
   APOLLO_PART T sums(const V* x, const T* p, Index count, T& product) {
     constexpr int n = lanes<T>;
     using Type = typename Vector<T, n>::Type;
     using Loose = typename Vector<T, n>::Loose;
-    // Bytes that one stream alone is fetched ahead: the processor's own prefetch ends with each page.
-    constexpr int ahead = 8192;
     Type squares[4] = {}, products[4] = {};
     T rest_squares = 0, rest_products = 0;
     Index i = 0;
@@ -113,7 +140,7 @@ struct Lines : Vectors {
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
         Type value;
-        __builtin_prefetch(x + i + k * n + ahead / static_cast<int>(sizeof(V)));
+        __builtin_prefetch(x + i + k * n + stream_ahead / static_cast<int>(sizeof(V)));
         widen<T, n>(x + i + k * n, value);
         squares[k] += value * value;
         if constexpr (with_product) products[k] += value * *reinterpret_cast<const Loose*>(p + i + k * n);
