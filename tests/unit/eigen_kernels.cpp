@@ -164,7 +164,7 @@ void check_sums(Index count) {
       expected_sums[static_cast<std::size_t>(i)] += static_cast<double>(coefficients[l]) * value;
       expected_squares[static_cast<std::size_t>(i)] += value * value;
     }
-  Kernels::add_lines(lines.data(), count, chosen, coefficients, 3, count, sums.data(), line_squares.data());
+  Kernels::add_lines(lines.data(), count, chosen, coefficients, 3, 0, count, sums.data(), line_squares.data());
   CHECK(worst(sums, expected_sums) <= tolerance);
   CHECK(worst(line_squares, expected_squares) <= tolerance);
   Kernels::transpose(lines.data(), count, turned.data(), 5, count, 5, T(-2));

@@ -71,7 +71,7 @@ struct EigenTiles {
       start_norms(buffers, end - begin);
       for (Index s = 0; s < plan.removed; s += lines_at_once) {
         const int lines = static_cast<int>(plan.removed - s < lines_at_once ? plan.removed - s : lines_at_once);
-        add_lines(x, begin, end - begin, nullptr, s, lines, p + s, r + begin, buffers.squares, buffers.converted);
+        add_lines(x, begin, end - begin, nullptr, s, lines, 4, p + s, r + begin, buffers.squares, buffers.converted);
         flush_norms(buffers, end - begin);
       }
       finish_norms(buffers, x, begin, end, channel, summary);
@@ -126,9 +126,9 @@ struct EigenTiles {
       const std::int32_t first = p.first[b];
       const int count = p.first[b + 1] - first;
       const bool first_map = b < p.first_map;  // in which every input is once
-      if (b + 1 < plan.rank) fetch_lines(x, begin, width, p.inputs + first + count, p.first[b + 2] - first - count);
+      const int ahead = first + 2 * count <= p.first[plan.rank] ? count : 0;
       fetch_to_write(out + b * width, width);
-      add_lines(x, begin, width, p.inputs + first, 0, count, p.coefficients + first, row,
+      add_lines(x, begin, width, p.inputs + first, 0, count, ahead, p.coefficients + first, row,
                 first_map ? buffers.squares : nullptr, buffers.converted);
       if (first_map && (lines += count) >= lines_at_once) flush_norms(buffers, width), lines = 0;
     }
@@ -139,20 +139,8 @@ struct EigenTiles {
   }
 
  private:
-  template <class V>
-  static void fetch(const V* values, Index count) {
-    for (Index i = 0; i < count; i += 64 / static_cast<Index>(sizeof(V))) __builtin_prefetch(values + i);
-  }
   static void fetch_to_write(T* values, Index count) {
     for (Index i = 0; i < count; i += 64 / static_cast<Index>(sizeof(T))) __builtin_prefetch(values + i, 1);
-  }
-
-  /// Lines that are scattered over memory are not foreseen by the processor.
-  template <class G>
-  static void fetch_lines(const MatrixView<const G>& x, Index begin, Index width, const std::int32_t* lines,
-                          int count) {
-    if (x.row_stride == 1)
-      for (int l = 0; l < count; ++l) fetch(x.at(begin, lines[l]), width);
   }
 
   /// A channel of R, to be added to; the next one's memory is fetched meanwhile.
@@ -212,11 +200,11 @@ struct EigenTiles {
   /// from `first` on; they are read in place where they are adjacent values of T, else converted eight at a time.
   template <class G>
   static void add_lines(const MatrixView<const G>& x, Index begin, Index width, const std::int32_t* lines, Index first,
-                        int count, const T* coefficients, T* out, T* squares, T* converted) {
+                        int count, int ahead, const T* coefficients, T* out, T* squares, T* converted) {
     if constexpr (simd::readable<G, T>)
       if (x.row_stride == 1)
         return simd::dispatch([&](auto kernels) {
-          kernels.add_lines(x.at(begin, first), x.col_stride, lines, coefficients, count, width, out, squares);
+          kernels.add_lines(x.at(begin, first), x.col_stride, lines, coefficients, count, ahead, width, out, squares);
         });
     for (int done = 0; done < count; done += EigenLines<T>::at_once) {
       const int take = count - done < EigenLines<T>::at_once ? count - done : EigenLines<T>::at_once;
@@ -225,7 +213,7 @@ struct EigenTiles {
         runs::load(x.at(begin, s), x.row_stride, static_cast<int>(width), converted + l * width);
       }
       simd::dispatch([&](auto kernels) {
-        kernels.add_lines(static_cast<const T*>(converted), width, nullptr, coefficients + done, take, width, out,
+        kernels.add_lines(static_cast<const T*>(converted), width, nullptr, coefficients + done, take, 0, width, out,
                           squares);
       });
     }

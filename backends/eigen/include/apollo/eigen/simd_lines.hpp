@@ -25,21 +25,22 @@ struct Lines : Vectors {
   }
 
   /// out_i += sum over lines l of coefficient_l x(line_l, i), and squares_i += sum of x(line_l, i)^2, for i < width. Line
-  /// numbers are lines[l], or l where `lines` is null; lines lie `stride` apart. `squares` may be null.
+  /// numbers are lines[l], or l where `lines` is null; lines lie `stride` apart. `squares` may be null. Line l + ahead is
+  /// fetched meanwhile: the processor foresees no lines that are scattered over memory.
   template <class V, class T>
   APOLLO_KERNEL void add_lines(const V* x, Index stride, const std::int32_t* lines, const T* coefficients, int count,
-                               Index width, T* APOLLO_RESTRICT out, T* APOLLO_RESTRICT squares) {
+                               int ahead, Index width, T* APOLLO_RESTRICT out, T* APOLLO_RESTRICT squares) {
     Index i = 0;
     if (squares == nullptr) {
       for (; i + 4 * lanes<T> <= width; i += 4 * lanes<T>)
-        add_vectors<4, false>(x + i, stride, lines, coefficients, count, out + i, static_cast<T*>(nullptr));
+        add_vectors<4, false>(x + i, stride, lines, coefficients, count, ahead, out + i, static_cast<T*>(nullptr));
       for (; i + lanes<T> <= width; i += lanes<T>)
-        add_vectors<1, false>(x + i, stride, lines, coefficients, count, out + i, static_cast<T*>(nullptr));
+        add_vectors<1, false>(x + i, stride, lines, coefficients, count, ahead, out + i, static_cast<T*>(nullptr));
     } else {
       for (; i + 4 * lanes<T> <= width; i += 4 * lanes<T>)
-        add_vectors<4, true>(x + i, stride, lines, coefficients, count, out + i, squares + i);
+        add_vectors<4, true>(x + i, stride, lines, coefficients, count, ahead, out + i, squares + i);
       for (; i + lanes<T> <= width; i += lanes<T>)
-        add_vectors<1, true>(x + i, stride, lines, coefficients, count, out + i, squares + i);
+        add_vectors<1, true>(x + i, stride, lines, coefficients, count, ahead, out + i, squares + i);
     }
     for (; i < width; ++i)
       for (int l = 0; l < count; ++l) {
@@ -161,7 +162,7 @@ struct Lines : Vectors {
 
   template <int vectors, bool with_squares, class V, class T>
   APOLLO_PART void add_vectors(const V* x, Index stride, const std::int32_t* lines, const T* coefficients, int count,
-                               T* out, T* squares) {
+                               int ahead, T* out, T* squares) {
     constexpr int n = lanes<T>;
     using Type = typename Vector<T, n>::Type;
     using Loose = typename Vector<T, n>::Loose;
@@ -173,10 +174,12 @@ struct Lines : Vectors {
     }
     for (int l = 0; l < count; ++l) {
       const V* line = x + (lines == nullptr ? l : lines[l]) * stride;
+      const V* later = x + (lines == nullptr ? l + ahead : lines[l + ahead]) * stride;
       const T coefficient = coefficients[l];
 #pragma GCC unroll 4
       for (int k = 0; k < vectors; ++k) {
         Type value;
+        __builtin_prefetch(later + k * n);
         widen<T, n>(line + k * n, value);
         sum[k] += coefficient * value;
         if constexpr (with_squares) square[k] += value * value;
