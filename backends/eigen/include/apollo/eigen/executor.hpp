@@ -41,12 +41,13 @@ inline int default_lanes() {
 }
 
 /// Calls body(tile, lane) for every tile. Lane l takes tiles l, l + lanes, ...: which thread computes a tile never shows in
-/// its result, since tiles are fixed and share nothing. Allocates nothing.
-template <class Body>
+/// its result, since tiles are fixed and share nothing. Allocates nothing. With `step` -1 each lane takes its own tiles in the
+/// opposite order, the last of which its cache still has.
+template <int step = 1, class Body>
 void for_tiles(const Executor& pool, Index tiles, Body&& body) {
   const int lanes = tiles < pool.lanes ? static_cast<int>(tiles) : pool.lanes;
   if (lanes <= 1 || pool.run == nullptr) {
-    for (Index tile = 0; tile < tiles; ++tile) body(tile, 0);
+    for (Index tile = 0; tile < tiles; ++tile) body(step > 0 ? tile : tiles - 1 - tile, 0);
     return;
   }
   struct Work {
@@ -58,7 +59,8 @@ void for_tiles(const Executor& pool, Index tiles, Body&& body) {
       pool.context, lanes,
       [](void* argument, int lane) {
         const Work& w = *static_cast<Work*>(argument);
-        for (Index tile = lane; tile < w.tiles; tile += w.lanes) w.body(tile, lane);
+        const Index last = lane + (w.tiles - 1 - lane) / w.lanes * w.lanes;
+        for (Index tile = lane; tile < w.tiles; tile += w.lanes) w.body(step > 0 ? tile : last - (tile - lane), lane);
       },
       &work);
 }

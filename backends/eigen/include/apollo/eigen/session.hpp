@@ -249,8 +249,8 @@ class EigenSession {
       const simd::Apply<T> apply{c.decay_before, c.decay_after, channel_step[j]};
       simd::dispatch([&](auto kernels) { kernels.apply(values, g, count, apply, rows ? nullptr : channel_step + j); });
     };
-    executor::for_tiles(pool_, tiles, [&](Index number, int) {
-      const Index first = (tiles - 1 - number) * height, last = first + height < lines ? first + height : lines;
+    executor::for_tiles<-1>(pool_, tiles, [&](Index number, int) {
+      const Index first = number * height, last = first + height < lines ? first + height : lines;
       if constexpr (Kept::by_run) {
         for_storage_runs(order, plan.kept, plan.removed, rows ? first : 0, rows ? last : plan.kept, rows ? 0 : first,
                          rows ? plan.removed : last, [&](const StorageRun& run) {
@@ -345,8 +345,8 @@ class EigenSession {
         kernels.template update<Moments, Storage>(values, g, first, second, count, c, apply, steps);
       });
     };
-    executor::for_tiles(pool_, plan.tiles, [&](Index number, int) {
-      const Index tile = plan.tiles - 1 - number;  // backwards: the guard has left the end of X in the cache
+    // Backwards: the guard has left the end of X in the cache.
+    executor::for_tiles<-1>(pool_, plan.tiles, [&](Index tile, int) {
       const Index begin = plan.tile_begin(tile), end = plan.tile_end(tile);
       if constexpr (!Storage::in_place || Kept::by_run) {
         for_storage_runs(order, plan.kept, plan.removed, begin, end, 0, plan.removed, [&](const StorageRun& run) {
