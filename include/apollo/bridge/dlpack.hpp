@@ -14,14 +14,14 @@ namespace apollo::dlpack {
 
 enum class ValueType : std::uint8_t { float32, float64, bfloat16, float16 };
 
-/// Calls f<T>() of the type's T.
+/// Calls f(std::type_identity<T>()) of the type's T.
 template <class Function>
 decltype(auto) with_type(ValueType type, Function&& f) {
   switch (type) {
-    case ValueType::float64: return f.template operator()<double>();
-    case ValueType::bfloat16: return f.template operator()<apollo::bfloat16>();
-    case ValueType::float16: return f.template operator()<apollo::float16>();
-    default: return f.template operator()<float>();
+    case ValueType::float64: return f(std::type_identity<double>());
+    case ValueType::bfloat16: return f(std::type_identity<apollo::bfloat16>());
+    case ValueType::float16: return f(std::type_identity<apollo::float16>());
+    default: return f(std::type_identity<float>());
   }
 }
 
@@ -72,7 +72,7 @@ inline std::string type_text(int code, int bits) {
 }
 
 inline const char* name_of(ValueType type) {
-  return with_type(type, []<class T>() { return type_name<T>; });
+  return with_type(type, []<class T>(std::type_identity<T>) { return type_name<T>; });
 }
 
 template <class DLTensor>
@@ -105,7 +105,8 @@ Tensor look_through(const DLTensor& tensor, const Check& check, const std::strin
   if (tensor.data == nullptr) check.fail(what + " has no data (a null pointer)");
   result.extents.assign(tensor.shape, tensor.shape + dimensions);
   result.strides.resize(result.extents.size(), 1);
-  const auto value_bytes = with_type(result.type, []<class T>() { return static_cast<Index>(sizeof(T)); });
+  const auto value_bytes =
+      with_type(result.type, []<class T>(std::type_identity<T>) { return static_cast<Index>(sizeof(T)); });
   Index dense = 1, reach = value_bytes;
   for (std::size_t k = result.extents.size(); k-- > 0;) {
     const Index extent = result.extents[k];
@@ -176,8 +177,8 @@ inline void check_weight(const Tensor& weight, std::string_view name) {
 template <Place place, class Function>
 void with_types(const Tensor& weight, const Tensor& gradient, std::string_view name, Function&& f) {
   bool called = false;
-  with_type(weight.type, [&]<class W>() {
-    with_type(gradient.type, [&]<class G>() {
+  with_type(weight.type, [&]<class W>(std::type_identity<W>) {
+    with_type(gradient.type, [&]<class G>(std::type_identity<G>) {
       constexpr bool on_device = (std::is_same_v<W, float> || std::is_same_v<W, apollo::bfloat16>)&&(
           std::is_same_v<G, float> || std::is_same_v<G, apollo::bfloat16>);
       if constexpr (place == Place::host ? std::is_same_v<arithmetic_t<W>, arithmetic_t<G>> : on_device) {
