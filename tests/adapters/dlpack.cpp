@@ -160,13 +160,20 @@ TEST_CASE("what is refused names tensor, value and bound, and changes nothing") 
   refuses([](Exported& t) { t.shape[0] = -4; }, {"dimension 0", "has -4 elements; at least 1"});
   refuses([](Exported& t) { t.tensor.byte_offset = 2; }, {"byte_offset 2", "no multiple of 4", "float32"});
   constexpr auto most = std::numeric_limits<std::int64_t>::max();
-  refuses([](Exported& t) { t.shape[0] = most; }, {"dimension 0", "beyond 2^63 bytes"});
+  refuses([](Exported& t) { t.shape[0] = most; }, {"dimension 0", "beyond 2^63 elements or bytes"});
   refuses(
       [](Exported& t) {
         t.tensor.strides = (t.strides = {std::numeric_limits<std::int64_t>::min(), 1}).data();
       },
-      {"dimension 0", "4 elements of stride -9223372036854775808", "beyond 2^63 bytes"});
-  refuses([](Exported& t) { t.tensor.strides = (t.strides = {most / 8, 1}).data(); }, {"beyond 2^63 bytes"});
+      {"dimension 0", "4 elements of stride -9223372036854775808", "beyond 2^63 elements or bytes"});
+  refuses(
+      [](Exported& t) {
+        t.tensor.strides = (t.strides = {most / 8, 1}).data();
+      },
+      {"beyond 2^63 elements or bytes"});
+  float one = 1;
+  const Exported broadcast(&one, float32, {std::int64_t{1} << 40, std::int64_t{1} << 40}, {0, 0});
+  CHECK(mentions(refusal([&] { (void)dl::view<const float>(broadcast.tensor, "g"); }), {"'g'", "dimension 0", "2^63"}));
   World world;
   world.weight.tensor.strides = (world.weight.strides = {0, 1}).data();
   CHECK(mentions(world.add(), {"'layer'", "dimension 0 of the weight has stride 0", "4 elements"}));
@@ -188,9 +195,11 @@ TEST_CASE("pinned memory is the host's") {
 
 TEST_CASE("an extent of one may have any stride") {
   std::vector<float> w(6, 1), g(6, 1);
-  const Exported weight(w.data(), float32, {1, 6}, {0, 1}), gradient(g.data(), float32, {1, 6}, {1 << 20, 1});
+  const Exported weight(w.data(), float32, {1, 6}, {0, 1}),
+      gradient(g.data(), float32, {1, 6}, {std::numeric_limits<std::int64_t>::max(), 1});
   apollo::Optimizer optimizer;
   dl::add(optimizer, optimizer.add_group(apollo::SgdOptions{.lr = 1}), "row", weight.tensor, gradient.tensor);
   CHECK(optimizer.step().stepped == 1);
   CHECK(w == std::vector<float>(6));
+  CHECK(dl::view<float>(weight.tensor, "row").row_stride == 1);
 }

@@ -292,6 +292,17 @@ TEST_CASE("arrays of the language are vectors and matrices") {
   CHECK(apollo::view_of(constant).at(3, 1) == &constant[3][1]);
 }
 
+TEST_CASE("a container of arrays is a matrix, row by row") {
+  std::vector<std::array<float, 3>> rows(4);
+  std::array<std::array<double, 2>, 5> fixed{};
+  const std::span<const std::array<float, 3>> constant(rows);
+  static_assert(std::is_same_v<decltype(apollo::view_of(constant)), MatrixView<const float>>);
+  CHECK(apollo::view_of(rows).shape() == apollo::Shape{4, 3});
+  CHECK(apollo::view_of(rows).at(3, 2) == &rows[3][2]);
+  CHECK(apollo::view_of(fixed).at(4, 1) == &fixed[4][1]);
+  CHECK(apollo::view_of(constant).at(2, 1) == &rows[2][1]);
+}
+
 TEST_CASE("numbers of 16 bits are told apart by their digits") {
   std::vector<Half> halves(5);
   static_assert(std::is_same_v<decltype(apollo::view_of(halves)), MatrixView<apollo::float16>>);

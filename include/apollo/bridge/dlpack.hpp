@@ -120,7 +120,7 @@ Tensor look_through(const DLTensor& tensor, const Check& check, const std::strin
         __builtin_mul_overflow(bytes, extent - 1, &bytes) ||
         (bytes < 0 && __builtin_sub_overflow(Index{0}, bytes, &bytes)) || __builtin_add_overflow(reach, bytes, &reach))
       check.fail(dimension + ", " + text(extent) + " elements of stride " + text(stride) +
-                 ", reaches beyond 2^63 bytes");
+                 ", is beyond 2^63 elements or bytes");
   }
   const auto address = reinterpret_cast<std::uintptr_t>(tensor.data) + static_cast<std::uintptr_t>(tensor.byte_offset);
   if (address % static_cast<std::uintptr_t>(value_bytes) != 0)
@@ -135,7 +135,7 @@ Tensor look_through(const DLTensor& tensor, const Check& check, const std::strin
 
 /// Looks a DLTensor through. `what` is "weight" or "gradient", for the errors.
 /// Errors: a device elsewhere; a type that is none of the four, or lanes other than 1; no data, no shape, dimensions below 1;
-/// extents below 1; extents and strides that reach beyond 2^63 bytes; an address that is not aligned to the type. Strides of
+/// extents below 1; extents and strides beyond 2^63 elements or bytes; an address that is not aligned to the type. Strides of
 /// NULL mean row-major; they may be negative, and those of a gradient 0.
 template <class DLTensor>
 Tensor look_through([[maybe_unused]] const DLTensor& tensor, std::string_view name, const std::string& what,

@@ -17,7 +17,7 @@ namespace apollo::adapter {
 /// Our name for a number: foreign 16-bit floating-point types are told apart by the digits of their fraction.
 template <class T>
 struct Ours {
-  using Limits = std::numeric_limits<T>;
+  using Limits = std::numeric_limits<std::conditional_t<std::is_array_v<T>, int, T>>;
   static constexpr bool foreign = !is_storage_type<T> && Limits::is_specialized && !Limits::is_integer &&
                                   sizeof(T) == 2 && std::is_trivially_copyable_v<T>;
   using type = std::conditional_t<foreign && Limits::digits == 11, float16,
@@ -106,6 +106,11 @@ template <class T>
 concept Contiguous = requires(T& t) {
   typename T::value_type; t.size(); t[0]; requires std::is_pointer_v<decltype(t.data())>;
 } && !HasShape<T>;
+
+/// std::vector<std::array<float, n>> and its like: the rows of a matrix, adjacent.
+template <class T>
+concept RowsInPlace = Contiguous<T> && Contiguous<typename T::value_type> &&
+    sizeof(typename T::value_type) == std::tuple_size<typename T::value_type>::value * sizeof(typename T::value_type::value_type);
 
 /// float w[n] and float w[m][n].
 template <class T>
@@ -225,7 +230,7 @@ struct MdspanRule {
 
 struct ContiguousRule {
   template <class T>
-  static constexpr bool fits = Contiguous<T>;
+  static constexpr bool fits = Contiguous<T> && !RowsInPlace<T>;
   template <class T>
   using value = typename T::value_type;
   template <class T>
@@ -233,6 +238,22 @@ struct ContiguousRule {
   template <class T>
   static constexpr auto view(T& t) {
     return matrix(t.data(), t.size(), 1, 1, 1);
+  }
+};
+
+struct RowsInPlaceRule {
+  template <class T>
+  static constexpr bool fits = RowsInPlace<T>;
+  template <class T>
+  using value = typename T::value_type::value_type;
+  template <class T>
+  static constexpr bool owns = is_deeply_constant<T>;
+  template <class T>
+  static constexpr auto view(T& t) {
+    constexpr std::size_t cols = std::tuple_size<typename T::value_type>::value;
+    decltype(t.data()->data()) first = nullptr;
+    if (t.size() > 0) first = t.data()->data();
+    return matrix(first, t.size(), cols, cols, 1);
   }
 };
 
@@ -259,7 +280,7 @@ struct RuleList {
 };
 /// All of them; no type may fit two.
 using Rules = RuleList<EigenMatrixRule, EigenTensorRule, ArmadilloMatrixRule, ArmadilloPartRule, XtensorRule,
-                       MdspanRule, ContiguousRule, ArrayRule>;
+                       MdspanRule, ContiguousRule, RowsInPlaceRule, ArrayRule>;
 
 template <class T, class List>
 struct RuleFor;
@@ -302,7 +323,7 @@ template <class T>
 concept HasShapeAlone = HasShape<T> || requires { typename T::Scalar; typename T::Nested; } ||
     requires { typename T::elem_type; typename T::pod_type; };
 template <class T>
-concept RangeOfRanges = Contiguous<T> && Contiguous<typename T::value_type>;
+concept RangeOfRanges = Contiguous<T> && Contiguous<typename T::value_type> && !RowsInPlace<T>;
 template <class T>
 concept DLTensorLike = requires(T& t) { t.data; t.dtype.lanes; t.shape; t.strides; t.byte_offset; };
 // clang-format on
