@@ -686,6 +686,49 @@ TEST_CASE("a batch is as many matrices, each with a name of its own") {
   CHECK(model::same(model::snapshot(batch), model::snapshot(separate)));
 }
 
+TEST_CASE("a batch is rebound as a whole, with a gradient or without") {
+  constexpr Index experts = 3, m = 4, n = 5;
+  const std::vector<Index> extents = {experts, m, n};
+  std::vector<float> w(experts * m * n, 1.0f), other = w, g(w.size(), 0.5f);
+  const auto tensor = [&](std::vector<float>& memory) { return apollo::TensorView<float>(memory.data(), extents); };
+  apollo::Optimizer optimizer;
+  const auto group = optimizer.add_group(apollo::SgdOptions{.lr = 1});
+  optimizer.add(group, "experts", tensor(w), apollo::no_gradient, apollo::Unfold::batch);
+  CHECK(optimizer.step().skipped == 3);
+  optimizer.rebind("experts", tensor(other), tensor(g), apollo::Unfold::batch);
+  CHECK(optimizer.step().stepped == 3);
+  CHECK(w == std::vector<float>(w.size(), 1.0f));
+  CHECK(other == std::vector<float>(w.size(), 0.5f));
+  optimizer.rebind("experts", tensor(w), apollo::no_gradient, apollo::Unfold::batch);
+  CHECK(optimizer.step().skipped == 3);
+  // One matrix needs no statement.
+  optimizer.add(group, "plain", apollo::TensorView<float>(w.data(), {m, n}), apollo::no_gradient);
+  optimizer.rebind("plain", apollo::TensorView<float>(w.data(), {m, n}), apollo::TensorView<float>(g.data(), {m, n}));
+  CHECK(optimizer.step().stepped == 1);
+  CHECK(w[m * n - 1] == 0.5f);
+  CHECK(w[m * n] == 1.0f);
+#if defined(__cpp_exceptions)
+  const auto refused = [&](std::vector<Index> weight, std::vector<Index> gradient) {
+    return model::message_of<std::invalid_argument>([&] {
+      optimizer.rebind("experts", apollo::TensorView<float>(other.data(), weight),
+                       apollo::TensorView<float>(g.data(), gradient), apollo::Unfold::batch);
+    });
+  };
+  CHECK(model::mentions(refused({2, m, n}, {2, m, n}), "'experts'", "2 matrices", "3, as registered"));
+  CHECK(model::mentions(refused({4, m, n}, {4, m, n}), "'experts[3]'"));
+  CHECK(model::mentions(refused(extents, {2, m, n}), "'experts'", "2 matrices", "3"));
+  // Only the last weight overlaps its gradient, and the first ones are not bound either.
+  std::vector<float> both(5 * m * n);
+  const std::string message = model::message_of<std::invalid_argument>([&] {
+    optimizer.rebind("experts", apollo::TensorView<float>(both.data(), extents),
+                     apollo::TensorView<float>(both.data() + 4 * m * n, extents, {-m * n, n, 1}),
+                     apollo::Unfold::batch);
+  });
+  CHECK(model::mentions(message, "'experts[2]'", "overlap"));
+  CHECK(optimizer.step().skipped == 3);
+#endif
+}
+
 TEST_CASE("a kernel unfolds to its first dimension by the rest, a strided one too") {
   constexpr Index out = 6, in = 3, k = 2;
   const std::vector<Index> extents = {out, in, k, k};

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -65,6 +66,35 @@ using support::refusal;
 #endif
 
 }  // namespace
+
+/// Looks like a container, and its own adapter knows better.
+template <class T>
+struct Padded {
+  using value_type = T;
+  std::vector<T> memory = std::vector<T>(32);
+  T* data() { return memory.data(); }
+  const T* data() const { return memory.data(); }
+  std::size_t size() const { return memory.size(); }
+  T& operator[](std::size_t i) { return memory[i]; }
+};
+
+/// Somebody else's half precision, as its owner describes it.
+struct Half {
+  std::uint16_t x = 0;
+};
+
+template <>
+struct std::numeric_limits<Half> {
+  static constexpr bool is_specialized = true, is_integer = false;
+  static constexpr int digits = 11;
+};
+
+template <class T>
+struct apollo::TensorTraits<Padded<T>> {
+  using value_type = T;
+  static MatrixView<T> view(Padded<T>& t) { return strided(t.data(), 4, 5, 8, 1); }
+  static MatrixView<const T> view(const Padded<T>& t) { return strided(t.data(), 4, 5, 8, 1); }
+};
 
 template <>
 struct apollo::TensorTraits<Owned> {
@@ -241,6 +271,60 @@ TEST_CASE("types of one's own are tensors through TensorTraits, and views are th
   CHECK(apollo::view_of(view).data == view.data);
   CHECK(apollo::view_of(apollo::row_major(owned.values.data(), 3, 2)).cols == 2);
   static_assert(std::is_same_v<decltype(apollo::constant_view_of(view)), MatrixView<const double>>);
+}
+
+TEST_CASE("an adapter goes before every structural rule") {
+  Padded<float> padded;
+  static_assert(apollo::adapter::Rules::fitting<Padded<float>> == 1);
+  CHECK(apollo::view_of(padded).shape() == apollo::Shape{4, 5});
+  CHECK(apollo::view_of(std::as_const(padded)).at(3, 4) == &padded.memory[28]);
+}
+
+TEST_CASE("arrays of the language are vectors and matrices") {
+  float line[3] = {}, table[2][5] = {};
+  const double constant[4][2] = {};
+  static_assert(std::is_same_v<decltype(apollo::view_of(table)), MatrixView<float>>);
+  static_assert(std::is_same_v<decltype(apollo::view_of(constant)), MatrixView<const double>>);
+  CHECK(apollo::view_of(line).shape() == apollo::Shape{3, 1});
+  CHECK(apollo::view_of(line).at(2, 0) == &line[2]);
+  CHECK(apollo::view_of(table).shape() == apollo::Shape{2, 5});
+  CHECK(apollo::view_of(table).at(1, 3) == &table[1][3]);
+  CHECK(apollo::view_of(constant).at(3, 1) == &constant[3][1]);
+}
+
+TEST_CASE("a container of arrays is a matrix, row by row") {
+  std::vector<std::array<float, 3>> rows(4);
+  std::array<std::array<double, 2>, 5> fixed{};
+  const std::span<const std::array<float, 3>> constant(rows);
+  static_assert(std::is_same_v<decltype(apollo::view_of(constant)), MatrixView<const float>>);
+  CHECK(apollo::view_of(rows).shape() == apollo::Shape{4, 3});
+  CHECK(apollo::view_of(rows).at(3, 2) == &rows[3][2]);
+  CHECK(apollo::view_of(fixed).at(4, 1) == &fixed[4][1]);
+  CHECK(apollo::view_of(constant).at(2, 1) == &rows[2][1]);
+}
+
+TEST_CASE("numbers of 16 bits are told apart by their digits") {
+  std::vector<Half> halves(5);
+  static_assert(std::is_same_v<decltype(apollo::view_of(halves)), MatrixView<apollo::float16>>);
+  static_assert(std::is_same_v<decltype(apollo::constant_view_of(halves)), MatrixView<const apollo::float16>>);
+  CHECK(static_cast<void*>(apollo::view_of(halves).at(4, 0)) == &halves[4]);
+  static_assert(std::is_same_v<apollo::adapter::Ours<std::int16_t>::type, std::int16_t>);
+}
+
+TEST_CASE("a type fits one rule, and one that fits none has a reason") {
+  using apollo::adapter::refusal;
+  using apollo::adapter::Refusal;
+  using apollo::adapter::Rules;
+  static_assert(Rules::fitting<std::vector<float>> == 1 && Rules::fitting<std::array<float, 2>> == 1);
+  static_assert(Rules::fitting<std::span<float>> == 1 && Rules::fitting<std::span<const float>> == 1);
+  static_assert(Rules::fitting<float[3]> == 1 && Rules::fitting<float[3][4]> == 1 && Rules::fitting<Strided> == 1);
+  static_assert(refusal<float[3][4][5]>() == Refusal::dimensions);
+  static_assert(refusal<float*>() == Refusal::pointer);
+  static_assert(refusal<std::vector<std::vector<float>>>() == Refusal::rows_apart);
+  static_assert(refusal<Owned>() == Refusal::unknown && refusal<int>() == Refusal::unknown);
+  // Containers and arrays own their memory, spans do not.
+  static_assert(apollo::TensorTraits<std::vector<float>>::owns && apollo::TensorTraits<std::array<float, 2>>::owns);
+  static_assert(!apollo::TensorTraits<std::span<float>>::owns && !apollo::TensorTraits<std::span<const float>>::owns);
 }
 
 TEST_CASE("a flat container becomes a matrix if its size is right") {

@@ -46,7 +46,9 @@ class BasicOptimizer {
   /// In a group with a projection, matrices are projected and vectors (one side of 1) get dense moments of the same kind.
   /// Errors: those of make_plan; shapes that differ; null data; W and G overlapping; a name or an id that is taken.
   template <class Policies, class Weight, class Gradient>
-  void add(Group<Policies> group, std::string_view name, Weight&& weight, const Gradient& gradient) {
+  void add(Group<Policies> group, std::string_view name, Weight&& weight, Gradient&& gradient) {
+    adapter::check_lifetime<Weight>();
+    adapter::check_lifetime<Gradient>();
     if constexpr (is_tensor_view<std::remove_cvref_t<Weight>>)
       add(group, name, weight, gradient, Unfold::none);
     else
@@ -54,51 +56,63 @@ class BasicOptimizer {
   }
   /// The same with an id of the caller's instead of the name's hash: it keys the tensor's random streams.
   template <class Policies, class Weight, class Gradient>
-  void add(Group<Policies> group, std::string_view name, TensorId id, Weight&& weight, const Gradient& gradient) {
+  void add(Group<Policies> group, std::string_view name, TensorId id, Weight&& weight, Gradient&& gradient) {
+    adapter::check_lifetime<Weight>();
+    adapter::check_lifetime<Gradient>();
     add_view(group, name, id, weight_view_of(weight), constant_view_of(gradient), true);
   }
   template <class Policies, class Weight>
   void add(Group<Policies> group, std::string_view name, Weight&& weight, NoGradient) {
-    const auto w = weight_view_of(weight);
-    using Value = typename decltype(w)::value_type;
-    add_view(group, name, tensor_id(name), w,
-             MatrixView<const Value>(nullptr, w.rows, w.cols, w.row_stride, w.col_stride), false);
+    adapter::check_lifetime<Weight>();
+    if constexpr (is_tensor_view<std::remove_cvref_t<Weight>>) {
+      add(group, name, weight, no_gradient, Unfold::none);
+    } else {
+      const auto w = weight_view_of(weight);
+      using Value = typename decltype(w)::value_type;
+      add_view(group, name, tensor_id(name), w,
+               MatrixView<const Value>(nullptr, w.rows, w.cols, w.row_stride, w.col_stride), false);
+    }
   }
   /// Tensors of any number of dimensions; a batch of E matrices is registered as name[0] ... name[E - 1].
   template <class Policies, class W, class G>
   void add(Group<Policies> group, std::string_view name, const TensorView<W>& weight, const TensorView<G>& gradient,
            Unfold how = Unfold::none) {
-    const auto weights = unfold(weight, how, std::string(name));
-    const auto gradients = unfold(gradient, how, std::string(name));
-    if (weights.size() != gradients.size())
-      Check{name}.fail("a gradient of " + text(static_cast<Index>(gradients.size())) + " matrices must have " +
-                       text(static_cast<Index>(weights.size())));
-    if (how != Unfold::batch) return add(group, name, weights[0], gradients[0]);
-    const std::size_t before = registry_.size();
-    for (std::size_t e = 0; e < weights.size(); ++e) {
-      const std::string part = std::string(name) + "[" + std::to_string(e) + "]";
-#if defined(__cpp_exceptions)
-      try {
-        add(group, part, weights[e], gradients[e]);
-      } catch (...) {
-        remove_from(before);
-        throw;
-      }
-#else
-      add(group, part, weights[e], gradients[e]);
-#endif
-    }
-    (void)before;
+    add_parts(group, name, unfold(weight, how, std::string(name)), unfold(gradient, how, std::string(name)), how, true);
+  }
+  template <class Policies, class W>
+  void add(Group<Policies> group, std::string_view name, const TensorView<W>& weight, NoGradient,
+           Unfold how = Unfold::none) {
+    const TensorView<const W> none(nullptr, weight.extents);
+    add_parts(group, name, unfold(weight, how, std::string(name)), unfold(none, how, std::string(name)), how, false);
   }
 
   /// Gives a tensor other memory, of the same shape and value types. Errors: as add; an unknown name.
   template <class Weight, class Gradient>
-  void rebind(std::string_view name, Weight&& weight, const Gradient& gradient) {
-    find(name).bind(AnyView::of(weight_view_of(weight)), AnyView::of(constant_view_of(gradient)), true);
+  void rebind(std::string_view name, Weight&& weight, Gradient&& gradient) {
+    adapter::check_lifetime<Weight>();
+    adapter::check_lifetime<Gradient>();
+    if constexpr (is_tensor_view<std::remove_cvref_t<Weight>>)
+      rebind(name, weight, gradient, Unfold::none);
+    else
+      find(name).bind(AnyView::of(weight_view_of(weight)), AnyView::of(constant_view_of(gradient)), true);
   }
   template <class Weight>
   void rebind(std::string_view name, Weight&& weight, NoGradient) {
-    find(name).bind(AnyView::of(weight_view_of(weight)), {}, false);
+    adapter::check_lifetime<Weight>();
+    if constexpr (is_tensor_view<std::remove_cvref_t<Weight>>)
+      rebind(name, weight, no_gradient, Unfold::none);
+    else
+      find(name).bind(AnyView::of(weight_view_of(weight)), {}, false);
+  }
+  /// The same of tensors of any number of dimensions, unfolded as they were when they were added.
+  template <class W, class G>
+  void rebind(std::string_view name, const TensorView<W>& weight, const TensorView<G>& gradient, Unfold how) {
+    rebind_parts(name, unfold(weight, how, std::string(name)), unfold(gradient, how, std::string(name)), how, true);
+  }
+  template <class W>
+  void rebind(std::string_view name, const TensorView<W>& weight, NoGradient, Unfold how) {
+    const TensorView<const W> none(nullptr, weight.extents);
+    rebind_parts(name, unfold(weight, how, std::string(name)), unfold(none, how, std::string(name)), how, false);
   }
 
   // --- learning rates, scaling, clipping --------------------------------------------------------------------------------
@@ -231,9 +245,9 @@ class BasicOptimizer {
   /// Rebinds and steps.
   template <class Weight, class Gradient>
     requires(!std::is_same_v<std::remove_cvref_t<Gradient>, Workspace<BackendType>>)
-  TensorReport step(std::string_view name, Weight&& weight, const Gradient& gradient) {
+  TensorReport step(std::string_view name, Weight&& weight, Gradient&& gradient) {
     check_turn(registry_.index_of(name));
-    rebind(name, weight, gradient);
+    rebind(name, std::forward<Weight>(weight), std::forward<Gradient>(gradient));
     return step(name);
   }
 
@@ -307,6 +321,58 @@ class BasicOptimizer {
     static_assert(!is_grouped<G>, "apollo: a gradient must be of float, bfloat16 or float16, not of 8-bit groups.");
     if constexpr (!is_grouped<G> && std::is_same_v<arithmetic_t<W>, arithmetic_t<G>>)
       add_known(group, name, id, w, g, with_gradient);
+  }
+
+  /// The matrices of an unfolded tensor: all of them, or none.
+  template <class Policies, class W, class G>
+  void add_parts(Group<Policies> group, std::string_view name, const std::vector<MatrixView<W>>& weights,
+                 const std::vector<MatrixView<G>>& gradients, Unfold how, bool with_gradient) {
+    check_counts(name, weights.size(), gradients.size());
+    const std::size_t before = registry_.size();
+    const auto add_all = [&] {
+      for (std::size_t e = 0; e < weights.size(); ++e) {
+        const std::string part = part_name(name, e, how);
+        add_view(group, part, tensor_id(part), weight_view_of(weights[e]), constant_view_of(gradients[e]),
+                 with_gradient);
+      }
+    };
+#if defined(__cpp_exceptions)
+    try {
+      add_all();
+    } catch (...) {
+      remove_from(before);
+      throw;
+    }
+#else
+    add_all();
+    (void)before;
+#endif
+  }
+  template <class W, class G>
+  void rebind_parts(std::string_view name, const std::vector<MatrixView<W>>& weights,
+                    const std::vector<MatrixView<G>>& gradients, Unfold how, bool with_gradient) {
+    check_counts(name, weights.size(), gradients.size());
+    Index registered = 0;
+    if (how == Unfold::batch)
+      while (registry_.has(part_name(name, static_cast<std::size_t>(registered), how))) ++registered;
+    if (registered > static_cast<Index>(weights.size()))
+      Check{name}.fail("a batch of " + text(static_cast<Index>(weights.size())) + " matrices must have " +
+                       text(registered) + ", as registered");
+    const auto each = [&](auto&& act) {
+      for (std::size_t e = 0; e < weights.size(); ++e)
+        act(find(part_name(name, e, how)), AnyView::of(weight_view_of(weights[e])),
+            AnyView::of(constant_view_of(gradients[e])));
+    };
+    each([&](const Parameter<Backend>& p, const AnyView& w, const AnyView& g) { p.check(w, g, with_gradient); });
+    each([&](Parameter<Backend>& p, const AnyView& w, const AnyView& g) { p.bind(w, g, with_gradient); });
+  }
+  static std::string part_name(std::string_view name, std::size_t number, Unfold how) {
+    return std::string(name) + (how == Unfold::batch ? "[" + std::to_string(number) + "]" : "");
+  }
+  static void check_counts(std::string_view name, std::size_t weights, std::size_t gradients) {
+    if (weights != gradients)
+      Check{name}.fail("a gradient of " + text(static_cast<Index>(gradients)) + " matrices must have " +
+                       text(static_cast<Index>(weights)));
   }
 
   /// The same of types that go together.

@@ -45,11 +45,14 @@ class Registry {
 
   /// Error: no tensor of that name. Cost: a binary search.
   std::size_t index_of(std::string_view name) const {
-    const std::size_t at = lower_bound(name);
-    if (at == by_name_.size() || parameters_[by_name_[at]]->name() != name)
+    if (!has(name))
       refuse("no tensor is named " + quote(name) + " (" + text(static_cast<Index>(parameters_.size())) +
              " are registered)");
-    return by_name_[at];
+    return by_name_[lower_bound(name)];
+  }
+  bool has(std::string_view name) const {
+    const std::size_t at = lower_bound(name);
+    return at < by_name_.size() && parameters_[by_name_[at]]->name() == name;
   }
 
   /// Keeps the first `count` tensors.

@@ -48,10 +48,14 @@ class TensorOptimizer {
   template <class Weight, class Gradient>
   TensorReport step(Weight&& weight, const Gradient& gradient, Workspace<Backend>& workspace) noexcept {
     check_scalar<Weight>();
-    const auto w = weight_view_of(weight);
-    const auto g = constant_view_of(gradient);
     TensorReport report;
     report.name = name_;
+    if (!adapter::is_matrix(weight) || !adapter::is_matrix(gradient)) {
+      report.reason = Skip::wrong_shape;
+      return report;
+    }
+    const auto w = weight_view_of(weight);
+    const auto g = constant_view_of(gradient);
     const Shape shape = core_.plan().shape;
     if (w.shape() != shape || g.shape() != shape)
       report.reason = Skip::wrong_shape;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// TensorTraits: the adapter between a user's tensor type and MatrixView, and the structural adapters that come with us.
+// TensorTraits: the adapter between a user's tensor type and MatrixView.
 #pragma once
 
 #include <string>
@@ -8,6 +8,7 @@
 
 #include <apollo/base/error.hpp>
 #include <apollo/tensor/number.hpp>
+#include <apollo/tensor/structural.hpp>
 #include <apollo/tensor/view.hpp>
 
 namespace apollo {
@@ -20,10 +21,16 @@ namespace apollo {
 ///       static apollo::MatrixView<const float> view(const MyTensor& t);
 ///     };
 ///
-/// The views point into the tensor; nothing is copied. The second template parameter lets structural adapters overlap
-/// without a specialisation of yours ever becoming ambiguous.
+/// The views point into the tensor; nothing is copied. A specialisation always goes before the structural rules, which are
+/// the primary template. The second template parameter is for specialisations of a family of types by std::enable_if.
 template <class Tensor, class Enable = void>
-struct TensorTraits;
+struct TensorTraits : adapter::Structural<Tensor> {};
+
+template <class T>
+struct TensorTraits<MatrixView<T>> {
+  using value_type = std::remove_const_t<T>;
+  static constexpr MatrixView<T> view(const MatrixView<T>& tensor) { return tensor; }
+};
 
 namespace adapter {
 
@@ -36,57 +43,6 @@ template <class T>
 concept HasView = requires(T& t) {
   TensorTraits<std::remove_const_t<T>>::view(t);
 };
-
-/// What Eigen's matrices, maps, references and blocks look like from outside, without including Eigen.
-template <class T>
-concept StridedMatrix = requires(T& t) {
-  typename T::Scalar;
-  t.data();
-  t.rows();
-  t.cols();
-  t.rowStride();
-  t.colStride();
-};
-
-/// std::vector, std::array, std::span and their like: one column of adjacent elements.
-// clang-format off
-template <class T>
-concept Contiguous = !StridedMatrix<T> && requires(T& t) {
-  typename T::value_type;
-  t.data();
-  t.size();
-  t[0];
-} && !requires(T& t) { t.rows(); };
-// clang-format on
-
-}  // namespace adapter
-
-template <class T>
-struct TensorTraits<MatrixView<T>> {
-  using value_type = std::remove_const_t<T>;
-  static constexpr MatrixView<T> view(const MatrixView<T>& tensor) { return tensor; }
-};
-
-template <class M>
-struct TensorTraits<M, std::enable_if_t<adapter::StridedMatrix<M>>> {
-  using value_type = typename M::Scalar;
-  template <class Self>
-  static auto view(Self& matrix) {
-    using Element = std::remove_pointer_t<decltype(matrix.data())>;
-    return MatrixView<Element>(matrix.data(), matrix.rows(), matrix.cols(), matrix.rowStride(), matrix.colStride());
-  }
-};
-
-template <class C>
-struct TensorTraits<C, std::enable_if_t<adapter::Contiguous<C>>> {
-  using value_type = std::remove_const_t<typename C::value_type>;
-  template <class Self>
-  static auto view(Self& container) {
-    return vector(container.data(), static_cast<Index>(container.size()));
-  }
-};
-
-namespace adapter {
 
 template <class T>
 constexpr bool stores_our_numbers() {
@@ -117,16 +73,41 @@ inline constexpr bool fine = HasValueType<T>&& stores_our_numbers<T>() && has_vi
 /// type is told once and no declaration on the way turns invalid, which clang would report as well.
 template <class T>
 void diagnose() {
-  static_assert(HasValueType<T>,
+  // Only where no adapter was written is it the type's own shape that is wrong.
+  constexpr Refusal why = std::is_base_of_v<Structural<T>, TensorTraits<T>> ? refusal<T>() : Refusal::unknown;
+  static_assert(
+      why != Refusal::two_rules,
+      "apollo: this type looks like the tensors of two libraries at once. Specialise apollo::TensorTraits for "
+      "it; docs/adapters.md shows how.");
+  static_assert(
+      why != Refusal::pointer,
+      "apollo: a pointer has no shape. Hand over apollo::row_major(pointer, rows, cols), column_major, strided "
+      "or vector; see docs/adapters.md.");
+  static_assert(why != Refusal::type_at_run_time,
+                "apollo: the value type of a DLTensor is known at run time only. Hand it to apollo::dlpack::add and "
+                "rebind of <apollo/bridge/dlpack.hpp>; see docs/adapters.md.");
+  static_assert(why != Refusal::rows_apart,
+                "apollo: the rows of a container of containers lie apart, so a view of it would need a copy. Keep one "
+                "container and hand over apollo::row_major(container, rows, cols); see docs/adapters.md.");
+  static_assert(
+      why != Refusal::dimensions,
+      "apollo: this tensor has not one or two dimensions, and how it becomes matrices is not guessed. Hand over "
+      "an apollo::TensorView of its memory with Unfold::rest or Unfold::batch; see docs/adapters.md.");
+  static_assert(
+      why != Refusal::no_strides,
+      "apollo: this is an expression, or has no pointer and strides that we can see, so a view of it would need "
+      "a copy. Evaluate it into a tensor that you keep, or specialise apollo::TensorTraits; see "
+      "docs/adapters.md.");
+  static_assert(why != Refusal::unknown || HasValueType<T>,
                 "apollo: this type is not a tensor to us. Specialise apollo::TensorTraits for it with value_type and "
                 "view(); docs/adapters.md shows how.");
-  static_assert(stores_our_numbers<T>(),
+  static_assert(why != Refusal::unknown || stores_our_numbers<T>(),
                 "apollo: TensorTraits<...>::value_type must be float, double, apollo::bfloat16 or apollo::float16; "
                 "see docs/adapters.md.");
-  static_assert(has_views<T>(),
+  static_assert(why != Refusal::unknown || has_views<T>(),
                 "apollo: TensorTraits<...>::view(tensor) is missing for this tensor (did you provide it for a "
                 "constant tensor too?); see docs/adapters.md.");
-  static_assert(views_are_ours<T>(),
+  static_assert(why != Refusal::unknown || views_are_ours<T>(),
                 "apollo: TensorTraits<...>::view(tensor) must return apollo::MatrixView of value_type; see "
                 "docs/adapters.md.");
 }
@@ -134,6 +115,23 @@ template <class Element>
 void diagnose_weight() {
   static_assert(!std::is_const_v<Element>,
                 "apollo: a weight must be mutable; this tensor's view is of constant elements. See docs/adapters.md.");
+}
+/// What is stored must not be gone with the statement. Tensor is deduced from an argument: no reference if that is a temporary.
+template <class Tensor>
+constexpr void check_lifetime() {
+  if constexpr (!std::is_reference_v<Tensor> && requires { TensorTraits<std::remove_const_t<Tensor>>::owns; })
+    static_assert(
+        !TensorTraits<std::remove_const_t<Tensor>>::owns,
+        "apollo: a temporary that owns its memory cannot be registered, since only a view of it is kept. Give "
+        "the tensor a name that lives as long as the optimizer; see docs/adapters.md.");
+}
+
+/// False where a tensor whose rank is known at run time only is neither vector nor matrix, which view() refuses.
+template <class Tensor>
+constexpr bool is_matrix([[maybe_unused]] const Tensor& tensor) {
+  if constexpr (requires { TensorTraits<Tensor>::Rule::is_matrix(tensor); })
+    return TensorTraits<Tensor>::Rule::is_matrix(tensor);
+  return true;
 }
 
 }  // namespace adapter
@@ -172,7 +170,7 @@ constexpr auto constant_view_of(const Tensor& tensor) {
 
 /// A flat container as a matrix; its size must be rows * cols.
 template <class Container>
-  requires(adapter::Contiguous<std::remove_reference_t<Container>>)
+  requires(adapter::Contiguous<std::remove_cvref_t<Container>>)
 constexpr auto row_major(Container&& container, Index rows, Index cols) {
   if (static_cast<Index>(container.size()) != rows * cols)
     refuse("a container of " + text(static_cast<Index>(container.size())) + " elements cannot be a " +
