@@ -68,14 +68,30 @@ def link(path, known, match):
     return f'<a href="files/{file.relative_to(ROOT)}.txt">{text}</a>'
 
 
+def joined(lines):
+    """Doxygen wants a piece of code within a line, and knows none that is broken over three."""
+    block = False
+    pending = ""
+    for line in lines:
+        line = f"{pending} {line.strip()}" if pending else line
+        pending = ""
+        if line.startswith("```"):
+            block = not block
+        elif not block and not line.startswith(("    ", "<!--")) and line.count("`") % 2 == 1:
+            pending = line
+            continue
+        yield line
+    if pending:
+        yield pending
+
+
 def filtered(path):
     known = set(pages())
     code = hidden = False
     titled = path == ROOT / "README.md"
     out = []
     used = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for line in lines:
+    for line in joined(path.read_text(encoding="utf-8").splitlines()):
         if line.startswith("```"):
             code = not code
         if not code and line.startswith("<!--"):
@@ -106,8 +122,16 @@ def outside_links(line, path, known):
     """Links whose text holds code are links all the same, so they are changed before code is left alone."""
     line = LINK.sub(lambda match: link(path, known, match), line)
     line = outside(line, lambda part: re.sub(r"@(?!(ref|subpage) page_)", r"\\@", part))
-    # In a table GitHub takes the bar behind a backslash for one; Doxygen shows both.
-    return re.sub(r"`([^`]*\\\|[^`]*)`", lambda code: "<code>" + html.escape(code[1]).replace("\\|", "&#124;") + "</code>", line)
+    return re.sub(r"`([^`]*)`", code_in_line, line)
+
+
+def code_in_line(match):
+    """Code that Doxygen reads otherwise than GitHub becomes HTML: a quotation mark would end it, and in a table a bar behind a
+    backslash is a bar."""
+    if not re.search(r"'|\\\|", match[1]):
+        return match[0]
+    code = re.sub(r"\\(?!\|)|[@%]|--", r"\\\g<0>", html.escape(match[1], quote=False))
+    return f"<code>{code}</code>"
 
 
 def files(site):
