@@ -15,14 +15,14 @@ import sys
 DOCS = pathlib.Path(__file__).resolve().parent
 ROOT = DOCS.parent
 FIRST = ("start", "concepts", "adapters", "compose", "members/README")
-LAST = ("cuda", "memory", "benchmarks", "training", "checkpoints", "migration", "troubleshooting", "algorithms", "design")
+LAST = ("cuda", "memory", "benchmarks", "training", "checkpoints", "migration", "troubleshooting", "packaging/README", "algorithms", "design")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
 HEADING = re.compile(r"(#{1,6}) +(.*?) *#*$")
 
 
 def pages():
     """README.md, then every page below docs/: the known ones in their places, others between them."""
-    found = {str(path.relative_to(DOCS))[:-3]: path for path in sorted(DOCS.rglob("*.md")) if "packaging" not in path.parts}
+    found = {str(path.relative_to(DOCS))[:-3]: path for path in sorted(DOCS.rglob("*.md"))}
     order = [name for name in FIRST if name in found]
     order += [name for name in found if name.startswith("members/") and name not in order]
     order += [name for name in found if name not in order and name not in LAST]
