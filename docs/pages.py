@@ -65,6 +65,8 @@ def link(path, known, match):
         # What the list of a folder names stands below it in the menu.
         below = path != ROOT / "README.md" and path.name == "README.md" and path.parent == file.parent and not anchor
         return f'@{"subpage" if below else "ref"} {there} "{text.replace("`", "")}"'
+    if file.is_dir():
+        return text
     return f'<a href="files/{file.relative_to(ROOT)}.txt">{text}</a>'
 
 
@@ -142,7 +144,7 @@ def files(site):
             code ^= line.startswith("```")
             for match in LINK.finditer("" if code else line):
                 file = linked_file(path, match[3])
-                if match[1] or file is None or file in known:
+                if match[1] or file is None or file in known or not file.is_file():
                     continue
                 place = site / "files" / (str(file.relative_to(ROOT)) + ".txt")
                 place.parent.mkdir(parents=True, exist_ok=True)
