@@ -2,7 +2,12 @@
 # Installs the headers, the CMake package (find_package(apollo [COMPONENTS eigen cuda])) and the pkg-config files.
 # Everything is independent of the architecture, so it lies under share/.
 include(CMakePackageConfigHelpers)
+set(APOLLO_INSTALL_CMAKEDIR "" CACHE STRING "Where the CMake package is installed (default: cmake/apollo in the data folder)")
+mark_as_advanced(APOLLO_INSTALL_CMAKEDIR)
 set(apollo_cmake_dir "${CMAKE_INSTALL_DATADIR}/cmake/apollo")
+if(APOLLO_INSTALL_CMAKEDIR)
+  set(apollo_cmake_dir "${APOLLO_INSTALL_CMAKEDIR}")
+endif()
 set(apollo_pkgconfig_dir "${CMAKE_INSTALL_DATADIR}/pkgconfig")
 
 install(TARGETS apollo EXPORT apolloTargets FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
