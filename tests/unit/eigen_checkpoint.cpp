@@ -22,8 +22,9 @@ using support::Layout;
 using support::Path;
 
 /// Three tensors, large enough for a second run of 256 values and a second block of few bits.
-template <class Member, class Backend>
+template <class Member, class BackendType>
 struct Run {
+  using Backend = BackendType;
   model::Leaf<float> tall, wide, bias;
   apollo::BasicOptimizer<Backend> optimizer;
 
@@ -61,7 +62,9 @@ std::string contents(const std::string& path) {
 /// What a member's checkpoints can be carried over to.
 struct Traits {
   bool ordered = false;     ///< blocks lie as the weight does, and another order of memory is refused
-  bool stochastic = false;  ///< rounds by place in memory: another layout goes on with other bits
+  bool stochastic = false;  ///< rounds at random: another backend may round the other way
+  bool by_place = false;    ///< ... by place in the weight's memory: another order of it goes on with other bits
+  bool projected = false;   ///< Eigen's sums follow the order of memory
 };
 
 template <class Saver, class Loader>
@@ -84,7 +87,8 @@ void exchange(Saver& saver, Loader& loader, Layout from, Layout to, bool same_ba
   apollo::save(loader.optimizer, again);
   CHECK(model::same(contents(again), contents(path)));
   for (int t = 0; t < 3; ++t) saver.step(), loader.step();
-  if (same_backend && !(turned && traits.stochastic)) {
+  constexpr bool reference = std::is_same_v<typename Loader::Backend, Reference>;
+  if (same_backend && !(turned && (traits.by_place || (traits.projected && !reference)))) {
     CHECK(loader.error(saver) <= 0);
     CHECK(model::same(model::snapshot(loader.optimizer), model::snapshot(saver.optimizer)));
   } else if (!traits.stochastic) {
@@ -134,7 +138,7 @@ TEST_CASE("dense members exchange checkpoints") {
   using namespace apollo;
   const AdamWOptions o{.lr = 0.01, .weight_decay = 0.1};
   exchange_all<AdamW<>>("AdamW", o, {});
-  exchange_all<AdamW<AdamMoments<bfloat16>>>("AdamW, bfloat16", o, {.stochastic = true});
+  exchange_all<AdamW<AdamMoments<bfloat16>>>("AdamW, bfloat16", o, {.stochastic = true, .by_place = true});
   exchange_all<AdamW8bit<>>("AdamW, 8 bits", o, {.ordered = true, .stochastic = true});
   exchange_all<AdamW<AdamMoments<Int4>>>("AdamW, 4 bits", o, {.ordered = true, .stochastic = true});
   exchange_all<SgdMomentum<>>("SgdMomentum", {.lr = 0.01}, {});
@@ -143,11 +147,11 @@ TEST_CASE("dense members exchange checkpoints") {
 TEST_CASE("projected members exchange checkpoints") {
   using namespace apollo;
   const ApolloOptions o{.lr = 0.01, .rank = 3, .update_proj_gap = 3};
-  exchange_all<Apollo<>>("Apollo", o, {});
-  exchange_all<Apollo<AdamMoments<bfloat16>>>("Apollo, bfloat16", o, {.stochastic = true});
-  exchange_all<Apollo<AdamMoments<Int8Linear>>>("Apollo, 8 bits", o, {.stochastic = true});
-  exchange_all<ApolloMini<>>("ApolloMini", {.lr = 0.01, .scale = 4, .update_proj_gap = 3}, {});
-  exchange_all<GaLore<>>("GaLore", {.lr = 0.01, .rank = 3, .update_proj_gap = 3}, {});
+  exchange_all<Apollo<>>("Apollo", o, {.projected = true});
+  exchange_all<Apollo<AdamMoments<bfloat16>>>("Apollo, bfloat16", o, {.stochastic = true, .projected = true});
+  exchange_all<Apollo<AdamMoments<Int8Linear>>>("Apollo, 8 bits", o, {.stochastic = true, .projected = true});
+  exchange_all<ApolloMini<>>("ApolloMini", {.lr = 0.01, .scale = 4, .update_proj_gap = 3}, {.projected = true});
+  exchange_all<GaLore<>>("GaLore", {.lr = 0.01, .rank = 3, .update_proj_gap = 3}, {.projected = true});
 }
 
 #endif
