@@ -199,6 +199,19 @@ def refresh(figures):
     return generic(figures, "refresh/")
 
 
+def checkpoint(figures):
+    found = sorted((name for name in figures.names() if name.startswith("checkpoint/") and name.endswith("/file_bytes")),
+                   key=natural)
+    rows = []
+    for case in (name.removesuffix("/file_bytes") for name in found):
+        _, member, model, layout, _ = case.split("/")
+        rows.append([f"{member_name(member)}, {model}, by {layout}", number(figures.value(f"{case}/file_bytes") * 1e-9)] +
+                    [median(figures, f"{case}/{what}") for what in
+                     ("save", "cp_and_fsync", "save_speed_of_cp", "load", "cat", "load_speed_of_cat")])
+    return table(["", "GB", "save, s", "`cp` and fsync, s", "times as fast", "load, s", "`cat`, s", "times as fast"],
+                 rows) or None
+
+
 def types(figures):
     found = cases(figures, MODEL)
     by_case = {tuple(case.values()): name for case, name in found}
@@ -265,6 +278,7 @@ SECTIONS = [
     ("matrices", "Single matrices", matrices),
     ("growth", "Growing matrices", growth),
     ("refresh", "GaLore's refresh", refresh),
+    ("checkpoint", "Checkpoints", checkpoint),
     ("types", "Value types", types),
     ("flags", "Compiler flags", flags),
     ("peers", "Other packages", peers),

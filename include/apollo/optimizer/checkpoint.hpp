@@ -37,7 +37,9 @@ struct Item {
   int element_bytes = 0;
   std::int64_t* integer = nullptr;
   float* real = nullptr;
-  std::uint64_t offset = 0;  ///< load: where the file has it
+  std::uint64_t offset = 0;        ///< load: where the file has it
+  std::int64_t integer_there = 0;  ///< load: what the file has
+  float real_there = 0;
 };
 
 /// Lists the state of one parameter after another.
@@ -92,25 +94,77 @@ safetensors::Metadata metadata(const BasicOptimizer<Backend>& optimizer) {
   return entries;
 }
 
-/// Calls `run(pointer, bytes)` for stretches of adjacent memory that make up the array row by row, or, where a row is not
-/// adjacent, fills or drains a buffer element by element. `store` says whether the buffer goes to the array.
-template <class Run>
-void transfer(const Item& item, bool store, Run&& run) {
-  const AnyView& v = item.view;
-  const auto size = static_cast<std::size_t>(item.element_bytes);
+/// Copies `count` rows of an array, from `first` on, into a buffer, or back. Squares of 16 x 16 turn whatever order the array has
+/// into that of rows: of each line of the cache all is used at once.
+template <std::size_t Size>
+void copy_rows(const AnyView& v, Index first, Index count, std::byte* buffer, bool store) {
+  constexpr Index side = 16;
+  std::byte square[side * side * Size];
   auto* base = static_cast<std::byte*>(const_cast<void*>(v.data));
-  if (v.col_stride == 1 && v.row_stride == v.cols) return run(base, size * static_cast<std::size_t>(v.rows * v.cols));
-  std::vector<std::byte> buffer(size * static_cast<std::size_t>(v.cols));
-  for (Index i = 0; i < v.rows; ++i) {
+  constexpr auto size = static_cast<Index>(Size);
+  for (Index i0 = 0; i0 < count; i0 += side)
+    for (Index j0 = 0; j0 < v.cols; j0 += side) {
+      const Index rows = count - i0 < side ? count - i0 : side, cols = v.cols - j0 < side ? v.cols - j0 : side;
+      const auto in_array = [&] {
+        for (Index j = 0; j < cols; ++j) {
+          std::byte* element = base + ((first + i0) * v.row_stride + (j0 + j) * v.col_stride) * size;
+          for (Index i = 0; i < rows; ++i, element += v.row_stride * size) {
+            std::byte* slot = square + (i * side + j) * size;
+            std::memcpy(store ? element : slot, store ? slot : element, Size);
+          }
+        }
+      };
+      if (!store) in_array();
+      for (Index i = 0; i < rows; ++i) {
+        std::byte* line = buffer + ((i0 + i) * v.cols + j0) * size;
+        std::byte* slot = square + i * side * size;
+        std::memcpy(store ? slot : line, store ? line : slot, static_cast<std::size_t>(cols) * Size);
+      }
+      if (store) in_array();
+    }
+}
+
+inline bool adjacent(const AnyView& v) {
+  return (v.cols == 1 || v.col_stride == 1) && (v.rows == 1 || v.row_stride == v.cols);
+}
+
+/// Rows that go through the buffer at a time: 4 MiB of them.
+inline Index rows_at_once(const Item& item) {
+  const Index rows = (Index{1} << 22) / (item.view.cols * item.element_bytes + 1);
+  return rows >= item.view.rows ? item.view.rows : rows < 1 ? 1 : rows >= 16 ? rows / 16 * 16 : rows;
+}
+
+/// A buffer for whichever of the arrays needs the largest one.
+inline std::vector<std::byte> buffer_for(const std::vector<Item>& items) {
+  Index most = 0;
+  for (const Item& item : items) {
+    const Index bytes = rows_at_once(item) * item.view.cols * item.element_bytes;
+    if (!adjacent(item.view) && bytes > most) most = bytes;
+  }
+  return std::vector<std::byte>(static_cast<std::size_t>(most));
+}
+
+/// Calls `run(pointer, bytes)` for stretches of adjacent memory that make up the array row by row: its own, or that of the
+/// buffer, which is filled before or copied back after. `store` says whether the buffer goes to the array.
+template <class Run>
+void transfer(const Item& item, std::vector<std::byte>& buffer, bool store, Run&& run) {
+  const AnyView& v = item.view;
+  const auto row_bytes = static_cast<std::size_t>(v.cols * item.element_bytes);
+  if (adjacent(v))
+    return run(static_cast<std::byte*>(const_cast<void*>(v.data)), row_bytes * static_cast<std::size_t>(v.rows));
+  const Index step = rows_at_once(item);
+  for (Index first = 0; first < v.rows; first += step) {
+    const Index count = v.rows - first < step ? v.rows - first : step;
     const auto copy = [&] {
-      for (Index j = 0; j < v.cols; ++j) {
-        std::byte* element = base + (i * v.row_stride + j * v.col_stride) * static_cast<Index>(size);
-        std::byte* slot = buffer.data() + static_cast<std::size_t>(j) * size;
-        std::memcpy(store ? element : slot, store ? slot : element, size);
+      switch (item.element_bytes) {
+        case 1: return copy_rows<1>(v, first, count, buffer.data(), store);
+        case 2: return copy_rows<2>(v, first, count, buffer.data(), store);
+        case 4: return copy_rows<4>(v, first, count, buffer.data(), store);
+        default: return copy_rows<8>(v, first, count, buffer.data(), store);
       }
     };
     if (!store) copy();
-    run(buffer.data(), buffer.size());
+    run(buffer.data(), row_bytes * static_cast<std::size_t>(count));
     if (store) copy();
   }
 }
@@ -193,25 +247,23 @@ void compare(const BasicOptimizer<Backend>& optimizer, const safetensors::Header
 }
 
 /// Numbers of a record must make sense before they replace ours. A tensor's step comes before what is bounded by it.
-inline void check_numbers(const std::vector<Item>& items, const std::vector<std::byte>& bytes,
-                          std::uint64_t data_offset, Mismatches& wrong) {
+inline void read_numbers(const InputFile& file, std::vector<Item>& items, Mismatches& wrong) {
   constexpr std::int64_t most_steps = std::int64_t{1} << 47;  // random streams count no further
   std::int64_t steps = 0;
-  for (const Item& item : items) {
-    const std::byte* at = bytes.data() + (item.offset - data_offset);
+  for (Item& item : items) {
     if (item.integer != nullptr) {
       const std::string_view name = item.tensor.name;
       const std::string_view field = name.substr(name.rfind('.') + 1);
-      std::int64_t value = 0;
-      std::memcpy(&value, at, sizeof value);
+      std::int64_t& value = item.integer_there;
+      file.read(&value, sizeof value, item.offset);
       const bool counts = field == "step" || field == "next_refresh" || field == "refresh_gap";
       const std::int64_t bound = counts ? most_steps : field == "restart" || field == "refreshes" ? steps : 1;
       if (value < 0 || value > bound)
         wrong.add(quote(name) + " = " + text(value) + " must be at least 0 and at most " + text(bound));
       if (field == "step") steps = value;
     } else if (item.real != nullptr) {
-      float value = 0;
-      std::memcpy(&value, at, sizeof value);
+      float& value = item.real_there;
+      file.read(&value, sizeof value, item.offset);
       if (!bits::finite(value) || !(value >= -1))
         wrong.add(quote(item.tensor.name) + " = " + text(static_cast<double>(value)) +
                   " must be finite and at least -1");
@@ -230,10 +282,13 @@ void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
   if (optimizer.accumulating())
     refuse_now(
         "save() while accumulated gradients wait for a step, which no checkpoint holds; step or discard them first");
+  if (optimizer.restoring())
+    refuse_now("save() of a state that load() replaced in part; load a whole checkpoint first");
   const std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
   std::vector<safetensors::Tensor> tensors;
   for (const auto& item : items) tensors.push_back(item.tensor);
   const std::string header = safetensors::serialize(tensors, checkpoint::metadata(optimizer));
+  std::vector<std::byte> buffer = checkpoint::buffer_for(items);
   AtomicFile file(path);
   file.write(header.data(), header.size());
   for (const auto& item : items) {
@@ -242,20 +297,24 @@ void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
     else if (item.real != nullptr)
       file.write(item.real, sizeof *item.real);
     else
-      checkpoint::transfer(item, false, [&](const std::byte* from, std::size_t bytes) { file.write(from, bytes); });
+      checkpoint::transfer(item, buffer, false,
+                           [&](const std::byte* from, std::size_t bytes) { file.write(from, bytes); });
   }
   file.commit();
 }
 
-/// Replaces the state of every tensor by that of `path`. Everything is read and compared first; all mismatches are reported
-/// in one error, and then nothing has changed. Resuming is exact to the bit. Peak memory: the size of the file.
+/// Replaces the state of every tensor by that of `path`. Names, types, shapes, fingerprints and numbers are compared and every
+/// byte is read before anything changes; all mismatches are reported in one error. Resuming is exact to the bit.
+/// Arrays are then copied from the system's cache of the file into the state. Where that cannot be mapped they are read once more,
+/// and if the disk fails then, the optimizer refuses to step and to be saved until a load succeeds.
+/// Peak memory: the header, and 4 MiB where arrays do not lie row by row.
 template <class Backend>
 void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
   if (optimizer.tick_open())
     refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
   if (optimizer.accumulating())
     refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
-  const InputFile file(path);
+  InputFile file(path);
   std::string prefix(8, '\0');
   if (file.size() < prefix.size())
     refuse_file("cannot load " + quote(path) + ": " + std::to_string(file.size()) +
@@ -283,21 +342,21 @@ void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
   std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
   checkpoint::compare(optimizer, header, items, wrong);
   wrong.raise_if_any(path);
-  std::vector<std::byte> bytes(static_cast<std::size_t>(file.size() - header.data_offset));
-  file.read(bytes.data(), bytes.size(), header.data_offset);
-  checkpoint::check_numbers(items, bytes, header.data_offset, wrong);
+  checkpoint::read_numbers(file, items, wrong);
   wrong.raise_if_any(path);
+  file.check_readable();
+  std::vector<std::byte> buffer = checkpoint::buffer_for(items);
 
-  for (const auto& item : items) {  // nothing below can fail
-    const std::byte* from = bytes.data() + (item.offset - header.data_offset);
+  optimizer.begin_restore();
+  for (auto& item : items) {
     if (item.integer != nullptr)
-      std::memcpy(item.integer, from, sizeof *item.integer);
+      *item.integer = item.integer_there;
     else if (item.real != nullptr)
-      std::memcpy(item.real, from, sizeof *item.real);
+      *item.real = item.real_there;
     else
-      checkpoint::transfer(item, true, [&](std::byte* to, std::size_t count) {
-        std::memcpy(to, from, count);
-        from += count;
+      checkpoint::transfer(item, buffer, true, [&](std::byte* to, std::size_t count) {
+        file.copy(to, count, item.offset);
+        item.offset += count;
       });
   }
   optimizer.restore_tick(tick);

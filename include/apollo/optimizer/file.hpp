@@ -7,6 +7,7 @@
 #define APOLLO_HAS_FILES 1
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,14 +32,17 @@ auto uninterrupted(Call call) {
   return result;
 }
 
-/// One transfer: systems refuse or shorten larger ones.
-inline constexpr std::uint64_t largest_transfer = std::uint64_t{1} << 30;
+/// Bytes of one read: systems refuse or shorten larger ones.
+inline constexpr std::uint64_t largest_read = std::uint64_t{1} << 30;
+/// Bytes of one write: larger ones take Linux several times as long, which looks for adjacent pages to hold each of them.
+inline constexpr std::uint64_t largest_write = std::uint64_t{1} << 17;
 
 }  // namespace posix
 
-/// Writes a file that readers see complete or not at all. The bytes go to a temporary file `.apollo-*` in the target's
-/// directory; commit() syncs it and renames it over the target. Without commit() the destructor removes it and the
-/// target stays as it was (only a killed process leaves the temporary file behind).
+/// Writes a file that readers see complete or not at all. The bytes go to a temporary file in the target's directory; commit()
+/// syncs it and renames it over the target. Without commit() it goes and the target stays as it was.
+/// On Linux the temporary file has no name until it is complete, so that one of a killed process goes too; where the file system
+/// does not know that, and in the moment before the rename, it is called `.apollo-*` and a killed process leaves it behind.
 /// A target that is a symbolic link stays one: the file it leads to is replaced, and a link to nothing is refused.
 /// An existing target passes on its permissions, not its owner; a new file gets 0644 less the umask.
 class AtomicFile {
@@ -86,6 +90,7 @@ class AtomicFile {
     if (descriptor_ < 0) refuse_now("cannot commit " + quote(path_) + ": it was committed or has failed");
     flush();
     if (posix::uninterrupted([&] { return ::fsync(descriptor_); }) != 0) fail("sync the file");
+    if (temporary_.empty()) name_temporary();
     const int closing = std::exchange(descriptor_, -1);
     if (::close(closing) != 0 && errno != EINTR) fail("close the file");
     if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail("rename the temporary file");
@@ -95,6 +100,7 @@ class AtomicFile {
 
  private:
   static constexpr std::size_t buffer_size = std::size_t{1} << 16;
+  static constexpr std::uint64_t sync_size = std::uint64_t{1} << 25;
 
   [[noreturn]] void fail(const char* action) {
     const int cause = errno;
@@ -104,32 +110,63 @@ class AtomicFile {
 
   /// Opened by hand rather than by mkstemp, which would leave a new file 0600; only open() knows the umask.
   void create_temporary(mode_t mode) {
+#if defined(O_TMPFILE)
+    if (::access("/proc/self/fd", X_OK) == 0)  // or it could get no name
+      descriptor_ =
+          posix::uninterrupted([&] { return ::open(directory_.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, mode); });
+    if (descriptor_ >= 0) return;
+#endif
+    with_free_name("create a temporary file beside it", [&](const char* name) {
+      descriptor_ = posix::uninterrupted([&] { return ::open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode); });
+      return descriptor_ >= 0;
+    });
+  }
+
+  void name_temporary() {
+    const std::string nameless = "/proc/self/fd/" + std::to_string(descriptor_);
+    with_free_name("name the temporary file", [&](const char* name) {
+      return ::linkat(AT_FDCWD, nameless.c_str(), AT_FDCWD, name, AT_SYMLINK_FOLLOW) == 0;
+    });
+  }
+
+  /// Tries names until `create(name)` does not fail because there is such a file.
+  template <class Create>
+  void with_free_name(const char* action, Create create) {
     struct timespec now = {};
     ::clock_gettime(CLOCK_REALTIME, &now);
     std::uint64_t key = static_cast<std::uint64_t>(now.tv_nsec) << 32 ^ static_cast<std::uint64_t>(::getpid());
     for (int attempt = 0; attempt < 1000; ++attempt) {
       key = key * 6364136223846793005u + 1442695040888963407u;
       const std::string name = directory_ + (directory_ == "." ? "/" : "") + ".apollo-" + std::to_string(key >> 16);
-      descriptor_ =
-          posix::uninterrupted([&] { return ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode); });
-      if (descriptor_ >= 0) {
+      if (create(name.c_str())) {
         temporary_ = name;
         return;
       }
       if (errno != EEXIST) break;
     }
-    fail("create a temporary file beside it");
+    fail(action);
   }
 
   void write_through(const char* bytes, std::size_t size) {
     while (size > 0) {
-      const std::size_t part = size < posix::largest_transfer ? size : posix::largest_transfer;
+      const std::size_t part = size < posix::largest_write ? size : posix::largest_write;
       const auto done = posix::uninterrupted([&] { return ::write(descriptor_, bytes, part); });
       if (done < 0) fail("write");
       bytes += done;
       size -= static_cast<std::size_t>(done);
       size_ += static_cast<std::uint64_t>(done);
+      start_sync();
     }
+  }
+
+  /// Has the disk begin with what is there, while the rest is written. Errors wait for commit().
+  void start_sync() {
+#if defined(SYNC_FILE_RANGE_WRITE)
+    if (size_ - started_ < sync_size) return;
+    ::sync_file_range(descriptor_, static_cast<off_t>(started_), static_cast<off_t>(size_ - started_),
+                      SYNC_FILE_RANGE_WRITE);
+    started_ = size_;
+#endif
   }
 
   void flush() {
@@ -162,6 +199,7 @@ class AtomicFile {
   std::string temporary_;
   std::string buffer_;
   std::uint64_t size_ = 0;
+  std::uint64_t started_ = 0;  // so far the disk was told to begin
   int descriptor_ = -1;
 };
 
@@ -181,7 +219,10 @@ class InputFile {
     }
     size_ = static_cast<std::uint64_t>(status.st_size);
   }
-  ~InputFile() { ::close(descriptor_); }
+  ~InputFile() {
+    if (mapped_ != nullptr) ::munmap(const_cast<char*>(mapped_), static_cast<std::size_t>(size_));
+    ::close(descriptor_);
+  }
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
 
@@ -194,7 +235,7 @@ class InputFile {
     if (offset > size_ || size > size_ - offset) refuse_short(size, offset, offset < size_ ? size_ - offset : 0);
     char* bytes = static_cast<char*>(to);
     for (std::size_t done = 0; done < size;) {
-      const std::size_t part = size - done < posix::largest_transfer ? size - done : posix::largest_transfer;
+      const std::size_t part = size - done < posix::largest_read ? size - done : posix::largest_read;
       const auto got = posix::uninterrupted(
           [&] { return ::pread(descriptor_, bytes + done, part, static_cast<off_t>(offset + done)); });
       if (got < 0)
@@ -205,6 +246,35 @@ class InputFile {
     }
   }
 
+  /// Looks at every byte, so that copy() finds what can be read. On Linux the system's own cache of the file is mapped then, and
+  /// no byte is copied. Errors: those of read().
+  void check_readable() {
+#if defined(MADV_POPULATE_READ)
+    const auto bytes = static_cast<std::size_t>(size_);
+    void* pages =
+        bytes == 0 || mapped_ != nullptr ? MAP_FAILED : ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor_, 0);
+    if (pages != MAP_FAILED) {
+      const int result = posix::uninterrupted([&] { return ::madvise(pages, bytes, MADV_POPULATE_READ); });
+      struct stat status = {};  // what was cut short still has its last page
+      if (result == 0 && ::fstat(descriptor_, &status) == 0 && static_cast<std::uint64_t>(status.st_size) >= size_) {
+        mapped_ = static_cast<const char*>(pages);
+        return;
+      }
+      ::munmap(pages, bytes);
+    }
+#endif
+    std::string part(posix::largest_write, '\0');  // and say where it ends
+    for (std::uint64_t at = 0; at < size_; at += part.size())
+      read(part.data(), static_cast<std::size_t>(size_ - at < part.size() ? size_ - at : part.size()), at);
+  }
+
+  /// The same as read(), after check_readable(), and faster. A mapped file that another process cuts short in this moment ends
+  /// ours with SIGBUS, as mapped files do.
+  void copy(void* to, std::size_t size, std::uint64_t offset) const {
+    if (mapped_ == nullptr || offset > size_ || size > size_ - offset) return read(to, size, offset);
+    std::memcpy(to, mapped_ + offset, size);
+  }
+
  private:
   [[noreturn]] void refuse_short(std::uint64_t size, std::uint64_t offset, std::uint64_t found) const {
     refuse_file("cannot read " + quote(path_) + ": expected " + std::to_string(size) + " bytes at byte " +
@@ -213,6 +283,7 @@ class InputFile {
 
   std::string path_;
   std::uint64_t size_ = 0;
+  const char* mapped_ = nullptr;
   int descriptor_ = -1;
 };
 

@@ -162,6 +162,7 @@ class BasicOptimizer {
   /// projection holds vectors only.
   StepReport step() {
     if (open_) refuse_now("step() while tick " + text(tick_) + " is open layer by layer; call end_tick() first");
+    check_restored("step()");
     check_groups();
     StepReport report;
     if (clip_ > 0) {
@@ -185,6 +186,7 @@ class BasicOptimizer {
   /// Errors, before anything is changed: a tick is open; clipping by global norm, where a sum would not be whole.
   AccumulationReport accumulate() {
     if (open_) refuse_now("accumulate() while tick " + text(tick_) + " is open layer by layer; use accumulate(name)");
+    check_restored("accumulate()");
     for (const auto& parameter : registry_.all()) check_clipping(*parameter);
     AccumulationReport report;
     for (std::size_t i = 0; i < registry_.size(); ++i) {
@@ -204,6 +206,7 @@ class BasicOptimizer {
     if (open_ && parameter.tick == tick_)
       refuse_now("tensor " + quote(name) + ": accumulate() after its step in tick " + text(tick_) +
                  "; call end_tick() first");
+    check_restored("accumulate()");
     check_clipping(parameter);
     return accumulate_one(parameter, workspace);
   }
@@ -305,7 +308,11 @@ class BasicOptimizer {
 
   /// For checkpoints: the tensors in order of registration, and the clock.
   const typename Registry<Backend>::List& parameters() const { return registry_.all(); }
+  /// From here to restore_tick() the state is replaced; if that ends half-way, neither steps nor save() take it.
+  void begin_restore() { restoring_ = true; }
+  bool restoring() const { return restoring_; }
   void restore_tick(std::int64_t tick) {
+    restoring_ = false;
     tick_ = tick;
     for (const auto& parameter : registry_.all()) parameter->tick = tick;
   }
@@ -424,7 +431,13 @@ class BasicOptimizer {
     });
   }
 
+  void check_restored(const char* call) const {
+    if (restoring_)
+      refuse_now(std::string(call) + " with a state that load() replaced in part; load a whole checkpoint first");
+  }
+
   void check_layer_wise() const {
+    check_restored("step()");
     check_groups();
     if (clip_ > 0)
       refuse_now("layer-wise steps cannot clip by global norm = " + text(clip_) +
@@ -517,6 +530,7 @@ class BasicOptimizer {
   std::int64_t tick_ = 0;
   bool open_ = false;
   bool spread_ = false;
+  bool restoring_ = false;
 };
 
 /// A whole model on the reference backend; apollo::eigen::Optimizer is the same on Eigen's.
