@@ -115,7 +115,7 @@ std::string contents(const std::string& path) {
 
 /// One matrix that lies adjacent and one that does not, larger than one write together.
 struct Run {
-  model::Leaf<float> rows{"rows", 200, 150}, columns{"columns", 120, 140, Layout::column_major};
+  model::Leaf<float> rows{"rows", 201, 151}, columns{"columns", 120, 140, Layout::column_major};
   apollo::Optimizer optimizer;
 
   Run() {

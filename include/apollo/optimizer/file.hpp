@@ -37,6 +37,29 @@ inline constexpr std::uint64_t largest_read = std::uint64_t{1} << 30;
 /// Bytes of one write: larger ones take Linux several times as long, which looks for adjacent pages to hold each of them.
 inline constexpr std::uint64_t largest_write = std::uint64_t{1} << 17;
 
+/// memcpy for what is too large to stay in a cache: past 64 KiB it goes to memory without being read first, which memcpy itself does
+/// only for sizes of whole caches.
+inline void copy_large(char* to, const char* from, std::size_t size) {
+  std::size_t done = 0;
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__CUDACC__)
+  using Aligned = long long __attribute__((vector_size(16), may_alias));
+  using Anywhere = long long __attribute__((vector_size(16), may_alias, aligned(1)));
+  if (size >= 65536 && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
+    for (; done + 64 <= size; done += 64)
+      for (std::size_t i = done; i < done + 64; i += 16) {
+        const Aligned value = *reinterpret_cast<const Anywhere*>(from + i);
+#if defined(__clang__)
+        __builtin_nontemporal_store(value, reinterpret_cast<Aligned*>(to + i));
+#else
+        __builtin_ia32_movntdq(reinterpret_cast<Aligned*>(to + i), value);
+#endif
+      }
+    __builtin_ia32_sfence();
+  }
+#endif
+  std::memcpy(to + done, from + done, size - done);
+}
+
 }  // namespace posix
 
 /// Writes a file that readers see complete or not at all. The bytes go to a temporary file in the target's directory; commit()
@@ -272,7 +295,7 @@ class InputFile {
   /// ours with SIGBUS, as mapped files do.
   void copy(void* to, std::size_t size, std::uint64_t offset) const {
     if (mapped_ == nullptr || offset > size_ || size > size_ - offset) return read(to, size, offset);
-    std::memcpy(to, mapped_ + offset, size);
+    posix::copy_large(static_cast<char*>(to), mapped_ + offset, size);
   }
 
  private:
