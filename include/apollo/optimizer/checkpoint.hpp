@@ -2,14 +2,14 @@
 // Checkpoints: the state of an Optimizer as one safetensors file, written whole or not at all, verified before it is loaded.
 #pragma once
 
+#include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <apollo/optimizer/file.hpp>
 #include <apollo/optimizer/optimizer.hpp>
 #include <apollo/optimizer/safetensors.hpp>
-
-#if APOLLO_HAS_FILES
 
 namespace apollo {
 
@@ -219,73 +219,66 @@ inline void check_numbers(const std::vector<Item>& items, const std::vector<std:
   }
 }
 
-}  // namespace checkpoint
-
-/// Writes the state of every tensor to `path`. On return the file is complete and on the disk; on an error the old file, if
-/// there was one, is as it was. Errors: an open tick; accumulated gradients; anything the file system says.
-template <class Backend>
-void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
+/// The bytes of a file, from first to last, in stretches: write(data, bytes).
+template <class Backend, class Write>
+void write(const BasicOptimizer<Backend>& optimizer, Write&& write_bytes) {
   if (optimizer.tick_open())
     refuse_now("save() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
   if (optimizer.accumulating())
     refuse_now(
         "save() while accumulated gradients wait for a step, which no checkpoint holds; step or discard them first");
-  const std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
+  const std::vector<Item> items = list(optimizer);
   std::vector<safetensors::Tensor> tensors;
   for (const auto& item : items) tensors.push_back(item.tensor);
-  const std::string header = safetensors::serialize(tensors, checkpoint::metadata(optimizer));
-  AtomicFile file(path);
-  file.write(header.data(), header.size());
+  const std::string header = safetensors::serialize(tensors, metadata(optimizer));
+  write_bytes(header.data(), header.size());
   for (const auto& item : items) {
     if (item.integer != nullptr)
-      file.write(item.integer, sizeof *item.integer);
+      write_bytes(item.integer, sizeof *item.integer);
     else if (item.real != nullptr)
-      file.write(item.real, sizeof *item.real);
+      write_bytes(item.real, sizeof *item.real);
     else
-      checkpoint::transfer(item, false, [&](const std::byte* from, std::size_t bytes) { file.write(from, bytes); });
+      transfer(item, false, [&](const std::byte* from, std::size_t bytes) { write_bytes(from, bytes); });
   }
-  file.commit();
 }
 
-/// Replaces the state of every tensor by that of `path`. Everything is read and compared first; all mismatches are reported
-/// in one error, and then nothing has changed. Resuming is exact to the bit. Peak memory: the size of the file.
-template <class Backend>
-void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
+/// The bytes of a file come from read(to, bytes, offset), `size` in all; `path` is what errors call it.
+template <class Backend, class Read>
+void read(BasicOptimizer<Backend>& optimizer, std::uint64_t size, const std::string& path, Read&& read_bytes) {
   if (optimizer.tick_open())
     refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
   if (optimizer.accumulating())
     refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
-  const InputFile file(path);
   std::string prefix(8, '\0');
-  if (file.size() < prefix.size())
-    refuse_file("cannot load " + quote(path) + ": " + std::to_string(file.size()) +
+  if (size < prefix.size())
+    refuse_file("cannot load " + quote(path) + ": " + std::to_string(size) +
                 " bytes are no safetensors file, which has at least 8");
-  file.read(prefix.data(), prefix.size(), 0);
-  prefix.resize(safetensors::header_end(prefix, file.size(), path));
-  file.read(prefix.data(), prefix.size(), 0);
-  const safetensors::Header header = safetensors::parse(prefix, file.size(), path);
+  read_bytes(prefix.data(), prefix.size(), std::uint64_t{0});
+  prefix.resize(safetensors::header_end(prefix, size, path));
+  read_bytes(prefix.data(), prefix.size(), std::uint64_t{0});
+  const safetensors::Header header = safetensors::parse(prefix, size, path);
 
-  const std::string* format = header.find_metadata("format");
-  if (format == nullptr || *format != checkpoint::format)
-    refuse_file("cannot load " + quote(path) + ": its metadata says format '" + (format == nullptr ? "" : *format) +
-                "', must be '" + checkpoint::format + "'");
-  const std::string* version = header.find_metadata("version");
-  if (version == nullptr || *version != checkpoint::version)
-    refuse_file("cannot load " + quote(path) + ": its version is '" + (version == nullptr ? "" : *version) +
-                "', must be '" + checkpoint::version + "'");
+  const std::string* format_there = header.find_metadata("format");
+  if (format_there == nullptr || *format_there != format)
+    refuse_file("cannot load " + quote(path) + ": its metadata says format '" +
+                (format_there == nullptr ? "" : *format_there) + "', must be '" + format + "'");
+  const std::string* version_there = header.find_metadata("version");
+  if (version_there == nullptr || *version_there != version)
+    refuse_file("cannot load " + quote(path) + ": its version is '" + (version_there == nullptr ? "" : *version_there) +
+                "', must be '" + version + "'");
   std::int64_t tick = 0;
   const std::string* digits = header.find_metadata("tick");
-  if (digits == nullptr || !checkpoint::parse_count(*digits, tick))
+  if (digits == nullptr || !parse_count(*digits, tick))
     refuse_file("cannot load " + quote(path) + ": its tick '" + (digits == nullptr ? "" : *digits) +
                 "' must be a whole number");
 
-  checkpoint::Mismatches wrong;
-  std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
-  checkpoint::compare(optimizer, header, items, wrong);
+  Mismatches wrong;
+  std::vector<Item> items = list(optimizer);
+  compare(optimizer, header, items, wrong);
   wrong.raise_if_any(path);
-  std::vector<std::byte> bytes(static_cast<std::size_t>(file.size() - header.data_offset));
-  file.read(bytes.data(), bytes.size(), header.data_offset);
-  checkpoint::check_numbers(items, bytes, header.data_offset, wrong);
+  std::vector<std::byte> bytes(static_cast<std::size_t>(size - header.data_offset));
+  read_bytes(bytes.data(), bytes.size(), header.data_offset);
+  check_numbers(items, bytes, header.data_offset, wrong);
   wrong.raise_if_any(path);
 
   for (const auto& item : items) {  // nothing below can fail
@@ -295,7 +288,7 @@ void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
     else if (item.real != nullptr)
       std::memcpy(item.real, from, sizeof *item.real);
     else
-      checkpoint::transfer(item, true, [&](std::byte* to, std::size_t count) {
+      transfer(item, true, [&](std::byte* to, std::size_t count) {
         std::memcpy(to, from, count);
         from += count;
       });
@@ -303,6 +296,47 @@ void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
   optimizer.restore_tick(tick);
 }
 
-}  // namespace apollo
+}  // namespace checkpoint
+
+/// What save() would write to a file, for archives of other libraries. Errors: an open tick; accumulated gradients.
+template <class Backend>
+std::vector<std::byte> save_bytes(const BasicOptimizer<Backend>& optimizer) {
+  std::vector<std::byte> bytes;
+  checkpoint::write(optimizer, [&](const void* data, std::size_t count) {
+    const auto* first = static_cast<const std::byte*>(data);
+    bytes.insert(bytes.end(), first, first + count);
+  });
+  return bytes;
+}
+
+/// As load(), from the bytes of a file. `name` is what errors call them.
+template <class Backend>
+void load_bytes(BasicOptimizer<Backend>& optimizer, std::span<const std::byte> bytes, const std::string& name) {
+  checkpoint::read(optimizer, bytes.size(), name, [&](void* to, std::size_t count, std::uint64_t offset) {
+    if (count > 0) std::memcpy(to, bytes.data() + offset, count);
+  });
+}
+
+#if APOLLO_HAS_FILES
+
+/// Writes the state of every tensor to `path`. On return the file is complete and on the disk; on an error the old file, if
+/// there was one, is as it was. Errors: an open tick; accumulated gradients; anything the file system says.
+template <class Backend>
+void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
+  AtomicFile file(path);
+  checkpoint::write(optimizer, [&](const void* data, std::size_t bytes) { file.write(data, bytes); });
+  file.commit();
+}
+
+/// Replaces the state of every tensor by that of `path`. Everything is read and compared first; all mismatches are reported
+/// in one error, and then nothing has changed. Resuming is exact to the bit. Peak memory: the size of the file.
+template <class Backend>
+void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
+  const InputFile file(path);
+  checkpoint::read(optimizer, file.size(), path,
+                   [&](void* to, std::size_t bytes, std::uint64_t offset) { file.read(to, bytes, offset); });
+}
 
 #endif
+
+}  // namespace apollo
