@@ -10,7 +10,9 @@ if(APOLLO_INSTALL_CMAKEDIR)
 endif()
 set(apollo_pkgconfig_dir "${CMAKE_INSTALL_DATADIR}/pkgconfig")
 
-install(TARGETS apollo EXPORT apolloTargets FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
+install(TARGETS apollo EXPORT apolloTargets
+  FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
+  FILE_SET bridges DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT apolloTargets NAMESPACE apollo:: DESTINATION "${apollo_cmake_dir}")
 if(TARGET apollo_eigen)
   # An export of its own: the core's targets must load on a machine without Eigen.

@@ -12,6 +12,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <typeinfo>
@@ -124,6 +125,25 @@ TEST_CASE("training goes on bit by bit from each of a hundred steps") {
       CHECK(model::same(model::snapshot(each->optimizer), model::snapshot(straight.optimizer)));
     }
   });
+}
+
+TEST_CASE("bytes in memory are those of the file, and are refused as it is") {
+  const Path path("bytes.safetensors");
+  Run<apollo::Apollo<>> run({.rank = 3}), fresh({.rank = 3}), other({.rank = 4});
+  for (int t = 1; t <= 5; ++t) run.step();
+  apollo::save(run.optimizer, path);
+  const std::vector<std::byte> bytes = apollo::save_bytes(run.optimizer);
+  const std::string file = contents(path);
+  REQUIRE(bytes.size() == file.size());
+  CHECK(std::memcmp(bytes.data(), file.data(), file.size()) == 0);
+  apollo::load_bytes(fresh.optimizer, bytes, "memory");
+  CHECK(fresh.optimizer.tick() == 5);
+  CHECK(model::same(model::snapshot(fresh.optimizer), model::snapshot(run.optimizer)));
+  CHECK_THROWS_WITH_AS(apollo::load_bytes(other.optimizer, bytes, "memory"), doctest::Contains("cannot load 'memory'"),
+                       std::runtime_error);
+  CHECK_THROWS_AS(apollo::load_bytes(fresh.optimizer, std::span(bytes).first(bytes.size() - 1), "memory"),
+                  std::runtime_error);
+  CHECK_THROWS_AS(apollo::load_bytes(fresh.optimizer, {}, "memory"), std::runtime_error);
 }
 
 TEST_CASE("a fixed projection and its moments go through a file") {

@@ -2,14 +2,14 @@
 // Checkpoints: the state of an Optimizer as one safetensors file, written whole or not at all, verified before it is loaded.
 #pragma once
 
+#include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <apollo/optimizer/file.hpp>
 #include <apollo/optimizer/optimizer.hpp>
 #include <apollo/optimizer/safetensors.hpp>
-
-#if APOLLO_HAS_FILES
 
 namespace apollo {
 
@@ -247,7 +247,8 @@ void compare(const BasicOptimizer<Backend>& optimizer, const safetensors::Header
 }
 
 /// Numbers of a record must make sense before they replace ours. A tensor's step comes before what is bounded by it.
-inline void read_numbers(const InputFile& file, std::vector<Item>& items, Mismatches& wrong) {
+template <class Source>
+void read_numbers(const Source& file, std::vector<Item>& items, Mismatches& wrong) {
   constexpr std::int64_t most_steps = std::int64_t{1} << 47;  // random streams count no further
   std::int64_t steps = 0;
   for (Item& item : items) {
@@ -271,12 +272,9 @@ inline void read_numbers(const InputFile& file, std::vector<Item>& items, Mismat
   }
 }
 
-}  // namespace checkpoint
-
-/// Writes the state of every tensor to `path`. On return the file is complete and on the disk; on an error the old file, if
-/// there was one, is as it was. Errors: an open tick; accumulated gradients; anything the file system says.
-template <class Backend>
-void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
+/// The bytes of a file, from first to last, in stretches: write(data, bytes).
+template <class Backend, class Write>
+void write(const BasicOptimizer<Backend>& optimizer, Write&& write_bytes) {
   if (optimizer.tick_open())
     refuse_now("save() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
   if (optimizer.accumulating())
@@ -284,22 +282,124 @@ void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
         "save() while accumulated gradients wait for a step, which no checkpoint holds; step or discard them first");
   if (optimizer.restoring())
     refuse_now("save() of a state that load() replaced in part; load a whole checkpoint first");
-  const std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
+  const std::vector<Item> items = list(optimizer);
   std::vector<safetensors::Tensor> tensors;
   for (const auto& item : items) tensors.push_back(item.tensor);
-  const std::string header = safetensors::serialize(tensors, checkpoint::metadata(optimizer));
-  std::vector<std::byte> buffer = checkpoint::buffer_for(items);
-  AtomicFile file(path);
-  file.write(header.data(), header.size());
+  const std::string header = safetensors::serialize(tensors, metadata(optimizer));
+  std::vector<std::byte> buffer = buffer_for(items);
+  write_bytes(header.data(), header.size());
   for (const auto& item : items) {
     if (item.integer != nullptr)
-      file.write(item.integer, sizeof *item.integer);
+      write_bytes(item.integer, sizeof *item.integer);
     else if (item.real != nullptr)
-      file.write(item.real, sizeof *item.real);
+      write_bytes(item.real, sizeof *item.real);
     else
-      checkpoint::transfer(item, buffer, false,
-                           [&](const std::byte* from, std::size_t bytes) { file.write(from, bytes); });
+      transfer(item, buffer, false, [&](const std::byte* from, std::size_t bytes) { write_bytes(from, bytes); });
   }
+}
+
+/// The bytes of a file that are in memory already; as InputFile.
+class BytesSource {
+ public:
+  BytesSource(std::span<const std::byte> bytes, std::string name) : bytes_(bytes), name_(std::move(name)) {}
+  const std::string& path() const { return name_; }
+  std::uint64_t size() const { return bytes_.size(); }
+  void read(void* to, std::size_t size, std::uint64_t offset) const {
+    if (offset > bytes_.size() || size > bytes_.size() - offset)
+      refuse_file("cannot read " + std::to_string(size) + " bytes at byte " + std::to_string(offset) + " of " +
+                  quote(name_) + ", which has " + std::to_string(bytes_.size()));
+    if (size > 0) std::memcpy(to, bytes_.data() + offset, size);
+  }
+  void check_readable() const {}
+  void copy(void* to, std::size_t size, std::uint64_t offset) const { read(to, size, offset); }
+
+ private:
+  std::span<const std::byte> bytes_;
+  std::string name_;
+};
+
+/// Replaces the state of every tensor by that of a file.
+template <class Backend, class Source>
+void read(BasicOptimizer<Backend>& optimizer, Source&& file) {
+  const std::string& path = file.path();
+  if (optimizer.tick_open())
+    refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
+  if (optimizer.accumulating())
+    refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
+  std::string prefix(8, '\0');
+  if (file.size() < prefix.size())
+    refuse_file("cannot load " + quote(path) + ": " + std::to_string(file.size()) +
+                " bytes are no safetensors file, which has at least 8");
+  file.read(prefix.data(), prefix.size(), 0);
+  prefix.resize(safetensors::header_end(prefix, file.size(), path));
+  file.read(prefix.data(), prefix.size(), 0);
+  const safetensors::Header header = safetensors::parse(prefix, file.size(), path);
+
+  const std::string* format_there = header.find_metadata("format");
+  if (format_there == nullptr || *format_there != format)
+    refuse_file("cannot load " + quote(path) + ": its metadata says format '" +
+                (format_there == nullptr ? "" : *format_there) + "', must be '" + format + "'");
+  const std::string* version_there = header.find_metadata("version");
+  if (version_there == nullptr || *version_there != version)
+    refuse_file("cannot load " + quote(path) + ": its version is '" + (version_there == nullptr ? "" : *version_there) +
+                "', must be '" + version + "'");
+  std::int64_t tick = 0;
+  const std::string* digits = header.find_metadata("tick");
+  if (digits == nullptr || !parse_count(*digits, tick))
+    refuse_file("cannot load " + quote(path) + ": its tick '" + (digits == nullptr ? "" : *digits) +
+                "' must be a whole number");
+
+  Mismatches wrong;
+  std::vector<Item> items = list(optimizer);
+  compare(optimizer, header, items, wrong);
+  wrong.raise_if_any(path);
+  read_numbers(file, items, wrong);
+  wrong.raise_if_any(path);
+  file.check_readable();
+  std::vector<std::byte> buffer = buffer_for(items);
+
+  optimizer.begin_restore();
+  for (auto& item : items) {
+    if (item.integer != nullptr)
+      *item.integer = item.integer_there;
+    else if (item.real != nullptr)
+      *item.real = item.real_there;
+    else
+      transfer(item, buffer, true, [&](std::byte* to, std::size_t count) {
+        file.copy(to, count, item.offset);
+        item.offset += count;
+      });
+  }
+  optimizer.restore_tick(tick);
+}
+
+}  // namespace checkpoint
+
+/// What save() would write to a file, for archives of other libraries. Errors: an open tick; accumulated gradients.
+template <class Backend>
+std::vector<std::byte> save_bytes(const BasicOptimizer<Backend>& optimizer) {
+  std::vector<std::byte> bytes;
+  checkpoint::write(optimizer, [&](const void* data, std::size_t count) {
+    const auto* first = static_cast<const std::byte*>(data);
+    bytes.insert(bytes.end(), first, first + count);
+  });
+  return bytes;
+}
+
+/// As load(), from the bytes of a file. `name` is what errors call them.
+template <class Backend>
+void load_bytes(BasicOptimizer<Backend>& optimizer, std::span<const std::byte> bytes, const std::string& name) {
+  checkpoint::read(optimizer, checkpoint::BytesSource(bytes, name));
+}
+
+#if APOLLO_HAS_FILES
+
+/// Writes the state of every tensor to `path`. On return the file is complete and on the disk; on an error the old file, if
+/// there was one, is as it was. Errors: an open tick; accumulated gradients; anything the file system says.
+template <class Backend>
+void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
+  AtomicFile file(path);
+  checkpoint::write(optimizer, [&](const void* data, std::size_t bytes) { file.write(data, bytes); });
   file.commit();
 }
 
@@ -310,58 +410,9 @@ void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
 /// Peak memory: the header, and 4 MiB where arrays do not lie row by row.
 template <class Backend>
 void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
-  if (optimizer.tick_open())
-    refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
-  if (optimizer.accumulating())
-    refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
-  InputFile file(path);
-  std::string prefix(8, '\0');
-  if (file.size() < prefix.size())
-    refuse_file("cannot load " + quote(path) + ": " + std::to_string(file.size()) +
-                " bytes are no safetensors file, which has at least 8");
-  file.read(prefix.data(), prefix.size(), 0);
-  prefix.resize(safetensors::header_end(prefix, file.size(), path));
-  file.read(prefix.data(), prefix.size(), 0);
-  const safetensors::Header header = safetensors::parse(prefix, file.size(), path);
-
-  const std::string* format = header.find_metadata("format");
-  if (format == nullptr || *format != checkpoint::format)
-    refuse_file("cannot load " + quote(path) + ": its metadata says format '" + (format == nullptr ? "" : *format) +
-                "', must be '" + checkpoint::format + "'");
-  const std::string* version = header.find_metadata("version");
-  if (version == nullptr || *version != checkpoint::version)
-    refuse_file("cannot load " + quote(path) + ": its version is '" + (version == nullptr ? "" : *version) +
-                "', must be '" + checkpoint::version + "'");
-  std::int64_t tick = 0;
-  const std::string* digits = header.find_metadata("tick");
-  if (digits == nullptr || !checkpoint::parse_count(*digits, tick))
-    refuse_file("cannot load " + quote(path) + ": its tick '" + (digits == nullptr ? "" : *digits) +
-                "' must be a whole number");
-
-  checkpoint::Mismatches wrong;
-  std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
-  checkpoint::compare(optimizer, header, items, wrong);
-  wrong.raise_if_any(path);
-  checkpoint::read_numbers(file, items, wrong);
-  wrong.raise_if_any(path);
-  file.check_readable();
-  std::vector<std::byte> buffer = checkpoint::buffer_for(items);
-
-  optimizer.begin_restore();
-  for (auto& item : items) {
-    if (item.integer != nullptr)
-      *item.integer = item.integer_there;
-    else if (item.real != nullptr)
-      *item.real = item.real_there;
-    else
-      checkpoint::transfer(item, buffer, true, [&](std::byte* to, std::size_t count) {
-        file.copy(to, count, item.offset);
-        item.offset += count;
-      });
-  }
-  optimizer.restore_tick(tick);
+  checkpoint::read(optimizer, InputFile(path));
 }
 
-}  // namespace apollo
-
 #endif
+
+}  // namespace apollo
