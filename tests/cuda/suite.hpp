@@ -119,6 +119,9 @@ std::vector<Outcome> run_members(const Device& device) {
                                                                        {.lr = 0.01, .rank = 6});
   suite.template run<Apollo<RandomProjection<Rademacher>>, bfloat16, bfloat16>("APOLLO by signs, bf16",
                                                                                {.lr = 0.01, .rank = 6});
+  suite.template run<Flora<>, float, float>("Flora by normals, fp32", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
+  suite.template run<Flora<RandomProjection<SparseSign>, MeanMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
+      "Flora by sparse signs, all stochastic", {.lr = 0.01, .rank = 16, .update_proj_gap = 2});
   suite.template run<StructuredAdamW<>, float, float>("structured AdamW, fp32", {.lr = 0.01});
   suite.template run<StructuredAdamW<StochasticWeights>, bfloat16, bfloat16>("structured AdamW, bf16", {.lr = 0.01});
   suite.template run<ColumnNormalizedSgd<>, float, bfloat16>("SCALE, fp32, bf16 gradients", {.lr = 0.01});

@@ -45,6 +45,8 @@ TEST_CASE("every kernel is emulated, and there is one entry that runs them all")
   take(run<apollo::AdamW<>, float, float>(leaves, {}, 1));
   take(run<apollo::ApolloMini<>, float, float>(leaves, {}, 1));
   take(run<apollo::Apollo<>, float, float>(leaves, {.rank = 8}, 1));
+  take(run<apollo::Flora<>, float, float>(leaves, {.rank = 8}, 1));
+  take(run<apollo::Flora<RandomProjection<apollo::SparseSign>>, float, float>(leaves, {.rank = 8}, 1));
   take(run<apollo::StructuredAdamW<>, float, float>(leaves, {}, 1));
   for (const std::string& kernel : kernels) {
     CAPTURE(kernel);

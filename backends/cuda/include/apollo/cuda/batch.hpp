@@ -9,6 +9,8 @@
 #include <vector>
 
 #include <apollo/cuda/channels.hpp>
+#include <apollo/cuda/lift.hpp>
+#include <apollo/cuda/rotate.hpp>
 #include <apollo/step/plan.hpp>
 #include <apollo/step/state.hpp>
 
@@ -141,7 +143,18 @@ class Batch {
 
  protected:
   /// The loops that a step may have, in the order in which their parts lie.
-  enum Pass { by_tensor, by_run, by_draw, along_channels, across_channels, by_moment, passes };
+  enum Pass {
+    by_tensor,
+    by_run,
+    by_draw,
+    along_channels,
+    across_channels,
+    by_moment,
+    old_draw,
+    by_turn,
+    by_rotation,
+    passes
+  };
 
   void insert(Tensor<Device>&& tensor, const Index (&parts)[passes]) {
     const auto number = static_cast<std::int32_t>(tensors_.size());
@@ -197,6 +210,10 @@ class TypedBatch final : public Batch<Device> {
   /// s o X with a scale of R = X P^T: APOLLO and its like.
   static constexpr bool structured =
       Projection::projects && !Granularity::elementwise && !Granularity::of_update && Moments::shared == Shared::none;
+  /// lift(C): Flora and its like.
+  static constexpr bool lifted = Projection::projects && Granularity::elementwise && !Granularity::residual &&
+                                 Moments::shared == Shared::none && Moments::buffers > 0;
+  static constexpr bool projected = structured || lifted;
   /// s o X with a scale of G itself: structured AdamW and SCALE without momentum.
   static constexpr bool unprojected = !Projection::projects && !Granularity::elementwise &&
                                       (!Granularity::of_update || Moments::buffers == 0) &&
@@ -216,12 +233,12 @@ class TypedBatch final : public Batch<Device> {
       return false;
   }();
 
-  static_assert(Policies::one_pass || structured || unprojected,
+  static_assert(Policies::one_pass || projected || unprojected,
                 "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
   static_assert(!unprojected || Moments::buffers == 0 || std::is_same_v<Stored, float>,
                 "apollo: apollo::cuda keeps moments of structured updates without a projection as float; see "
                 "docs/cuda.md.");
-  static_assert(!structured || draws_signs || draws_numbers,
+  static_assert(!projected || draws_signs || draws_numbers,
                 "apollo: apollo::cuda projects by SparseSign, Gaussian and Rademacher; see docs/cuda.md.");
   static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
                 "apollo: apollo::cuda keeps moments as float or apollo::bfloat16; see docs/cuda.md.");
@@ -244,7 +261,7 @@ class TypedBatch final : public Batch<Device> {
     entry.along = plan.order_of_x() == Order2D::row_major;
     entry.aligned = is_aligned(request.weight, request.gradient) && Base::runs_are_aligned(entry.length, entry.lines);
 
-    if constexpr (structured) check_projection(plan, request);
+    if constexpr (projected) check_projection(plan, request);
 
     Index parts[Base::passes] = {};
     parts[Base::by_tensor] = 1;
@@ -267,7 +284,7 @@ class TypedBatch final : public Batch<Device> {
 
   void step(const Device& device, Stream stream) override {
     const auto run = [&](typename Base::Pass pass, auto body) { this->launch(device, pass, body, stream); };
-    if constexpr (structured) {
+    if constexpr (projected) {
       if constexpr (draws_signs) {
         run(Base::by_tensor, DrawSparse{});
         run(Base::along_channels, ProjectSparseAlong<G>{});
@@ -278,9 +295,23 @@ class TypedBatch final : public Batch<Device> {
         run(Base::across_channels, ProjectDenseAcross<G>{});
       }
       run(Base::by_tensor, Begin<Policies>{});
+      if constexpr (Moments::buffers > 0) {  // where a tensor's are turned at all
+        if constexpr (draws_signs) {
+          run(Base::old_draw, DrawOldSparse{});
+          run(Base::by_turn, TurnSparse{});
+        } else {
+          run(Base::old_draw, DrawOldDense<typename Projection::Sketch>{});
+          run(Base::by_turn, TurnDense{});
+        }
+        run(Base::by_rotation, RotateMoments<Policies>{});
+      }
       run(Base::by_moment, LowRankMoments<Policies>{});
-      run(Base::by_tensor, Finish<Policies>{});
-      run(Base::by_run, Apply<Policies, W, G>{});
+      if constexpr (lifted) {
+        run(Base::by_run, ApplyLift<Policies, W>{});
+      } else {
+        run(Base::by_tensor, Finish<Policies>{});
+        run(Base::by_run, Apply<Policies, W, G>{});
+      }
     } else if constexpr (unprojected) {
       run(Base::along_channels, AlongChannels<GradientSquares<G>>{});
       run(Base::across_channels, AcrossChannels<GradientSquares<G>>{});
@@ -317,8 +348,10 @@ class TypedBatch final : public Batch<Device> {
       check.fail("rank = " + text(plan.rank) + " must be at most " + text(Index{RankTile::most}) + " on a GPU");
     if (plan.removed >= Index{1} << 31)
       check.fail("the removed side, " + text(plan.removed) + ", must be below " + text(Index{1} << 31) + " on a GPU");
-    if (request.settings.on_refresh == OnRefresh::rotate)
-      check.fail("on_refresh = rotate is not there on a GPU; use keep or reset");
+  }
+
+  static bool rotates(const Entry& entry) {
+    return Moments::buffers > 0 && entry.setup.settings.on_refresh == OnRefresh::rotate;
   }
 
   /// The scratch of a step, and into how many parts its passes are cut.
@@ -327,18 +360,23 @@ class TypedBatch final : public Batch<Device> {
     Entry& entry = tensor.entry;
     const Plan& plan = entry.setup.plan;
     entry.blocks = parts[Base::by_run];
-    if constexpr (structured) {
+    if constexpr (projected) {
       const auto pass = entry.along ? Base::along_channels : Base::across_channels;
       if constexpr (draws_signs) {
         parts[pass] = entry.along ? ProjectSparseAlong<G>::parts(plan) : ProjectSparseAcross<G>::parts(plan);
         if (!entry.along) entry.norm_parts = ProjectSparseAcross<G>::parts_of_norms(plan);
       } else {
-        parts[Base::by_draw] = ceil_divide(plan.rank * plan.removed, DrawDense<typename Projection::Sketch>::a_part);
+        parts[Base::by_draw] = ceil_divide(plan.rank * plan.removed, DenseDraw<typename Projection::Sketch>::a_part);
         parts[pass] = entry.along ? ProjectDenseAlong<G>::parts(plan) : ProjectDenseAcross<G>::parts(plan);
         if (!entry.along) entry.parts = entry.norm_parts = ProjectDenseAcross<G>::parts_of_r(plan);
       }
       parts[Base::by_moment] = LowRankMoments<Policies>::parts(plan);
-      entry.blocks = 3 * parts[Base::by_moment];
+      if (rotates(entry)) {
+        parts[Base::old_draw] = draws_signs ? 1 : parts[Base::by_draw];
+        parts[Base::by_turn] = draws_signs ? TurnSparse::parts(plan) : TurnDense::parts(plan);
+        parts[Base::by_rotation] = parts[Base::by_moment];
+      }
+      entry.blocks = lifted ? 0 : 3 * parts[Base::by_moment];
     }
     if constexpr (unprojected) {
       using Squares = GradientSquares<G>;
@@ -364,18 +402,23 @@ class TypedBatch final : public Batch<Device> {
       bytes += Base::up_to_16(count * static_cast<Index>(sizeof(T)));
     };
     take(entry.sums, entry.blocks);
-    if constexpr (structured) {
+    if constexpr (projected) {
       if constexpr (draws_signs) {
         const SparseTable table(plan);
         take(entry.map, table.size());
         take(entry.inputs, table.size());
         take(entry.signs, ceil_divide(plan.removed, 32));
+        take(entry.old_map, rotates(entry) ? table.size() : 0);
+        take(entry.old_signs, rotates(entry) ? ceil_divide(plan.removed, 32) : 0);
       } else {
         take(entry.directions, plan.rank * plan.removed);
+        take(entry.old_directions, rotates(entry) ? plan.rank * plan.removed : 0);
       }
+      take(entry.q, rotates(entry) ? plan.rank * plan.rank : 0);
       take(entry.r, entry.parts * plan.moment_size());
+      take(entry.n, lifted ? plan.moment_size() : 0);
     }
-    if constexpr (structured || unprojected) {
+    if constexpr (projected || unprojected) {
       take(entry.x_norms, entry.norm_parts * plan.kept);
       if (unprojected && Moments::buffers > 0) take(entry.n_norms, entry.norm_parts * plan.kept);
       if (Granularity::per_channel) {

@@ -94,11 +94,12 @@ struct Begin {
   APOLLO_HD static void start(const Entry& entry, Progress& progress, double squared) {
     const TensorSetup& setup = entry.setup;
     Record& record = progress.record;
-    progress.restarts = 0;
+    progress.restarts = progress.rotates = 0;
     if constexpr (Policies::Projection::projects)
-      if (setup.settings.on_refresh == OnRefresh::reset && record.steps > 0 && setup.refresh_due(record.steps)) {
-        progress.restarts = 1;
-        record.restart = record.steps;
+      if (record.steps > 0 && setup.refresh_due(record.steps)) {
+        progress.restarts = setup.settings.on_refresh == OnRefresh::reset ? 1 : 0;
+        progress.rotates = setup.settings.on_refresh == OnRefresh::rotate ? 1 : 0;
+        if (progress.restarts != 0) record.restart = record.steps;
       }
     const StepInput input{entry.input->lr, entry.input->gradient_factor};
     BetaPowers powers;

@@ -15,11 +15,12 @@ struct LowRankMoments {
   using Granularity = typename Policies::Granularity;
   using Stored = stored_t<Moments, float>;
   static constexpr bool rounds = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
+  static constexpr bool measures = !Granularity::elementwise;
   static constexpr int runs = rounds ? RankTile::most / storage_block + 1 : 1;
 
   static constexpr const char* kernel = "LowRankMoments";
   struct Shared {
-    double squares[2 * RankTile::most];  ///< of N, then of R
+    double squares[measures ? 2 * RankTile::most : 1];  ///< of N, then of R
     SumMemory sum;
     RoundingBytes random[runs];
   };
@@ -61,11 +62,26 @@ struct LowRankMoments {
           random = shared.random[run - first_run].bits_of(static_cast<int>(at - run * storage_block));
         for (int b = 0; b < Moments::buffers; ++b)
           static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(value[b], random);
-        double* squares = shared.squares + channel * rank + bucket;
-        squares[0] = static_cast<double>(n) * static_cast<double>(n);
-        squares[RankTile::most] = static_cast<double>(r) * static_cast<double>(r);
+        if constexpr (Granularity::elementwise) entry.n[entry.in_n(first + channel, bucket)] = n;
+        if constexpr (measures) {
+          double* squares = shared.squares + channel * rank + bucket;
+          squares[0] = static_cast<double>(n) * static_cast<double>(n);
+          squares[RankTile::most] = static_cast<double>(r) * static_cast<double>(r);
+        }
       });
     });
+    if constexpr (measures) measure(context, entry, tile, number, shared);
+  }
+
+ private:
+  /// s of every channel, and this block's share of the update's norm.
+  template <class Context>
+  APOLLO_HD static void measure(const Context& context, const Entry& entry, const RankTile& tile, Index number,
+                                Shared& shared) {
+    const Plan& plan = entry.setup.plan;
+    const int rank = tile.rank;
+    const Index first = number * tile.channels;
+    const int count = static_cast<int>(min_of(plan.kept - first, Index{tile.channels}));
     sum_buckets<2>(context, tile, count, shared.squares);
     typename Context::template Each<double> sum[3];
     context.phase([&](int t) {

@@ -30,13 +30,18 @@ struct Entry {
   Index blocks = 0;      ///< that fill `sums`
 
   // Scratch of a step.
-  float* directions = nullptr;     ///< P of a dense projection, rank x removed
-  std::int32_t* map = nullptr;     ///< of a sparse one, as it is drawn ...
-  std::int32_t* inputs = nullptr;  ///< ... and turned round: which input a bucket takes in a window
-  std::uint32_t* signs = nullptr;  ///< of 32 inputs each
-  float* r = nullptr;              ///< `parts` times kept x rank: R is their sum
-  double* x_norms = nullptr;       ///< `norm_parts` times kept: squared norms of channels likewise
-  double* n_norms = nullptr;       ///< of N, where nothing is projected
+  float* directions = nullptr;      ///< P of a dense projection, rank x removed
+  std::int32_t* map = nullptr;      ///< of a sparse one, as it is drawn ...
+  std::int32_t* inputs = nullptr;   ///< ... and turned round: which input a bucket takes in a window
+  std::uint32_t* signs = nullptr;   ///< of 32 inputs each
+  float* old_directions = nullptr;  ///< where moments are turned at a refresh: P before it ...
+  std::int32_t* old_map = nullptr;
+  std::uint32_t* old_signs = nullptr;
+  float* q = nullptr;         ///< ... and P_new P_old^T, rank x rank
+  float* r = nullptr;         ///< `parts` times kept x rank: R is their sum
+  float* n = nullptr;         ///< N where it is lifted, C then: kept x rank, or rank x kept where channels are adjacent
+  double* x_norms = nullptr;  ///< `norm_parts` times kept: squared norms of channels likewise
+  double* n_norms = nullptr;  ///< of N, where nothing is projected
   Index parts = 1;
   Index norm_parts = 1;
   double* sums = nullptr;           ///< of each block of a pass: one number, or three
@@ -44,6 +49,8 @@ struct Entry {
   float* channel_step = nullptr;    ///< ... and by what its gradient is multiplied
 
   Index values() const { return lines * length; }
+  /// Where C has the value of channel j and direction k.
+  APOLLO_HD Index in_n(Index j, Index k) const { return along ? j * setup.plan.rank + k : k * setup.plan.kept + j; }
 };
 
 /// Where a tensor stands. Written by kernels alone.
@@ -59,6 +66,7 @@ struct Progress {
   double factor = 0;  ///< the step length of a channel is this times its scale
   std::int32_t active = 0;
   std::int32_t restarts = 0;  ///< moments count as zero
+  std::int32_t rotates = 0;   ///< moments are turned to new directions
 };
 
 /// One block's part of one tensor.
