@@ -47,7 +47,8 @@ TEST_CASE("Flora in fp32 is within 5e-7 of double precision, and its momentum is
     check_fp32<Flora<>, Flora<double>>(options);
     check_fp32<Flora<Sparse>, Flora<Sparse, double>>(options);
   }
-  const FloraOptions odd{.lr = 0.2, .rank = 5, .update_proj_gap = 3, .weight_decay = 0.1, .order = apollo::Order::torch};
+  const FloraOptions odd{
+      .lr = 0.2, .rank = 5, .update_proj_gap = 3, .weight_decay = 0.1, .order = apollo::Order::torch};
   check_fp32<Flora<>, Flora<double>>(odd);
   check_fp32<Flora<Sparse>, Flora<Sparse, double>>(odd);
   using Signs = RandomProjection<Rademacher>;

@@ -68,11 +68,13 @@ class Lister final : public StateVisitor {
   }
 };
 
+// `parameters` below: pointers to whatever has name(), fingerprint() and visit_state(StateVisitor&), one a tensor.
+
 /// Wide types first, so that every tensor of the file is aligned to its type.
-template <class Backend>
-std::vector<Item> list(const BasicOptimizer<Backend>& optimizer) {
+template <class Parameters>
+std::vector<Item> list(const Parameters& parameters) {
   Lister lister;
-  for (const auto& parameter : optimizer.parameters()) {
+  for (const auto& parameter : parameters) {
     lister.prefix = parameter->name() + ".";
     parameter->visit_state(lister);
   }
@@ -83,11 +85,10 @@ std::vector<Item> list(const BasicOptimizer<Backend>& optimizer) {
   return items;
 }
 
-template <class Backend>
-safetensors::Metadata metadata(const BasicOptimizer<Backend>& optimizer) {
-  safetensors::Metadata entries = {
-      {"format", format}, {"version", version}, {"tick", std::to_string(optimizer.tick())}};
-  for (const auto& parameter : optimizer.parameters())
+template <class Parameters>
+safetensors::Metadata metadata(const Parameters& parameters, std::int64_t tick) {
+  safetensors::Metadata entries = {{"format", format}, {"version", version}, {"tick", std::to_string(tick)}};
+  for (const auto& parameter : parameters)
     entries.emplace_back("fingerprint:" + parameter->name(), parameter->fingerprint());
   return entries;
 }
@@ -151,10 +152,10 @@ inline bool parse_count(const std::string& digits, std::int64_t& value) {
 }
 
 /// Names, types, shapes and fingerprints of the file against the optimizer's. Fills in the items' offsets.
-template <class Backend>
-void compare(const BasicOptimizer<Backend>& optimizer, const safetensors::Header& header, std::vector<Item>& items,
+template <class Parameters>
+void compare(const Parameters& parameters, const safetensors::Header& header, std::vector<Item>& items,
              Mismatches& wrong) {
-  for (const auto& parameter : optimizer.parameters()) {
+  for (const auto& parameter : parameters) {
     const std::string* there = header.find_metadata("fingerprint:" + parameter->name());
     const std::string here = parameter->fingerprint();
     if (there == nullptr)
@@ -219,6 +220,78 @@ inline void check_numbers(const std::vector<Item>& items, const std::vector<std:
   }
 }
 
+/// Writes a whole file, see save().
+template <class Parameters>
+void write(const Parameters& parameters, std::int64_t tick, const std::string& path) {
+  const std::vector<Item> items = list(parameters);
+  std::vector<safetensors::Tensor> tensors;
+  for (const auto& item : items) tensors.push_back(item.tensor);
+  const std::string header = safetensors::serialize(tensors, metadata(parameters, tick));
+  AtomicFile file(path);
+  file.write(header.data(), header.size());
+  for (const auto& item : items) {
+    if (item.integer != nullptr)
+      file.write(item.integer, sizeof *item.integer);
+    else if (item.real != nullptr)
+      file.write(item.real, sizeof *item.real);
+    else
+      transfer(item, false, [&](const std::byte* from, std::size_t bytes) { file.write(from, bytes); });
+  }
+  file.commit();
+}
+
+/// Reads a whole file into the memory that the parameters show, once everything in it has been compared, see load(). Returns
+/// its tick.
+template <class Parameters>
+std::int64_t read(const Parameters& parameters, const std::string& path) {
+  const InputFile file(path);
+  std::string prefix(8, '\0');
+  if (file.size() < prefix.size())
+    refuse_file("cannot load " + quote(path) + ": " + std::to_string(file.size()) +
+                " bytes are no safetensors file, which has at least 8");
+  file.read(prefix.data(), prefix.size(), 0);
+  prefix.resize(safetensors::header_end(prefix, file.size(), path));
+  file.read(prefix.data(), prefix.size(), 0);
+  const safetensors::Header header = safetensors::parse(prefix, file.size(), path);
+
+  const std::string* said = header.find_metadata("format");
+  if (said == nullptr || *said != format)
+    refuse_file("cannot load " + quote(path) + ": its metadata says format '" + (said == nullptr ? "" : *said) +
+                "', must be '" + format + "'");
+  const std::string* written = header.find_metadata("version");
+  if (written == nullptr || *written != version)
+    refuse_file("cannot load " + quote(path) + ": its version is '" + (written == nullptr ? "" : *written) +
+                "', must be '" + version + "'");
+  std::int64_t tick = 0;
+  const std::string* digits = header.find_metadata("tick");
+  if (digits == nullptr || !parse_count(*digits, tick))
+    refuse_file("cannot load " + quote(path) + ": its tick '" + (digits == nullptr ? "" : *digits) +
+                "' must be a whole number");
+
+  Mismatches wrong;
+  std::vector<Item> items = list(parameters);
+  compare(parameters, header, items, wrong);
+  wrong.raise_if_any(path);
+  std::vector<std::byte> bytes(static_cast<std::size_t>(file.size() - header.data_offset));
+  file.read(bytes.data(), bytes.size(), header.data_offset);
+  check_numbers(items, bytes, header.data_offset, wrong);
+  wrong.raise_if_any(path);
+
+  for (const auto& item : items) {  // nothing below can fail
+    const std::byte* from = bytes.data() + (item.offset - header.data_offset);
+    if (item.integer != nullptr)
+      std::memcpy(item.integer, from, sizeof *item.integer);
+    else if (item.real != nullptr)
+      std::memcpy(item.real, from, sizeof *item.real);
+    else
+      transfer(item, true, [&](std::byte* to, std::size_t count) {
+        std::memcpy(to, from, count);
+        from += count;
+      });
+  }
+  return tick;
+}
+
 }  // namespace checkpoint
 
 /// Writes the state of every tensor to `path`. On return the file is complete and on the disk; on an error the old file, if
@@ -230,21 +303,7 @@ void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
   if (optimizer.accumulating())
     refuse_now(
         "save() while accumulated gradients wait for a step, which no checkpoint holds; step or discard them first");
-  const std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
-  std::vector<safetensors::Tensor> tensors;
-  for (const auto& item : items) tensors.push_back(item.tensor);
-  const std::string header = safetensors::serialize(tensors, checkpoint::metadata(optimizer));
-  AtomicFile file(path);
-  file.write(header.data(), header.size());
-  for (const auto& item : items) {
-    if (item.integer != nullptr)
-      file.write(item.integer, sizeof *item.integer);
-    else if (item.real != nullptr)
-      file.write(item.real, sizeof *item.real);
-    else
-      checkpoint::transfer(item, false, [&](const std::byte* from, std::size_t bytes) { file.write(from, bytes); });
-  }
-  file.commit();
+  checkpoint::write(optimizer.parameters(), optimizer.tick(), path);
 }
 
 /// Replaces the state of every tensor by that of `path`. Everything is read and compared first; all mismatches are reported
@@ -255,52 +314,7 @@ void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
     refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
   if (optimizer.accumulating())
     refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
-  const InputFile file(path);
-  std::string prefix(8, '\0');
-  if (file.size() < prefix.size())
-    refuse_file("cannot load " + quote(path) + ": " + std::to_string(file.size()) +
-                " bytes are no safetensors file, which has at least 8");
-  file.read(prefix.data(), prefix.size(), 0);
-  prefix.resize(safetensors::header_end(prefix, file.size(), path));
-  file.read(prefix.data(), prefix.size(), 0);
-  const safetensors::Header header = safetensors::parse(prefix, file.size(), path);
-
-  const std::string* format = header.find_metadata("format");
-  if (format == nullptr || *format != checkpoint::format)
-    refuse_file("cannot load " + quote(path) + ": its metadata says format '" + (format == nullptr ? "" : *format) +
-                "', must be '" + checkpoint::format + "'");
-  const std::string* version = header.find_metadata("version");
-  if (version == nullptr || *version != checkpoint::version)
-    refuse_file("cannot load " + quote(path) + ": its version is '" + (version == nullptr ? "" : *version) +
-                "', must be '" + checkpoint::version + "'");
-  std::int64_t tick = 0;
-  const std::string* digits = header.find_metadata("tick");
-  if (digits == nullptr || !checkpoint::parse_count(*digits, tick))
-    refuse_file("cannot load " + quote(path) + ": its tick '" + (digits == nullptr ? "" : *digits) +
-                "' must be a whole number");
-
-  checkpoint::Mismatches wrong;
-  std::vector<checkpoint::Item> items = checkpoint::list(optimizer);
-  checkpoint::compare(optimizer, header, items, wrong);
-  wrong.raise_if_any(path);
-  std::vector<std::byte> bytes(static_cast<std::size_t>(file.size() - header.data_offset));
-  file.read(bytes.data(), bytes.size(), header.data_offset);
-  checkpoint::check_numbers(items, bytes, header.data_offset, wrong);
-  wrong.raise_if_any(path);
-
-  for (const auto& item : items) {  // nothing below can fail
-    const std::byte* from = bytes.data() + (item.offset - header.data_offset);
-    if (item.integer != nullptr)
-      std::memcpy(item.integer, from, sizeof *item.integer);
-    else if (item.real != nullptr)
-      std::memcpy(item.real, from, sizeof *item.real);
-    else
-      checkpoint::transfer(item, true, [&](std::byte* to, std::size_t count) {
-        std::memcpy(to, from, count);
-        from += count;
-      });
-  }
-  optimizer.restore_tick(tick);
+  optimizer.restore_tick(checkpoint::read(optimizer.parameters(), path));
 }
 
 }  // namespace apollo

@@ -55,6 +55,17 @@ class StateVisitor {
   ~StateVisitor() = default;
 };
 
+/// A state's own visitor, see State::visit, that tells a StateVisitor.
+struct VisitState {
+  StateVisitor& to;
+  template <class V>
+  void array(const char* field, const MatrixView<V>& view) const {
+    to.array({field, AnyView::of(view), static_cast<int>(sizeof(V))});
+  }
+  void scalar(const char* field, std::int64_t& value) const { to.integer(field, value); }
+  void scalar(const char* field, float& value) const { to.real(field, value); }
+};
+
 template <class Backend>
 class Parameter {
  public:
@@ -160,19 +171,9 @@ class TypedParameter final : public Parameter<Backend> {
     if (overlap(w, gradient.as<const G>())) check.fail("weight and gradient overlap in memory");
   }
 
-  void visit_state(StateVisitor& visitor) override { core_.visit_state(Forward{visitor}); }
+  void visit_state(StateVisitor& visitor) override { core_.visit_state(VisitState{visitor}); }
 
  private:
-  struct Forward {
-    StateVisitor& to;
-    template <class V>
-    void array(const char* field, const MatrixView<V>& view) const {
-      to.array({field, AnyView::of(view), static_cast<int>(sizeof(V))});
-    }
-    void scalar(const char* field, std::int64_t& value) const { to.integer(field, value); }
-    void scalar(const char* field, float& value) const { to.real(field, value); }
-  };
-
   /// Without memory if there is none this tick.
   MatrixView<const G> gradient() const {
     if (this->has_gradient_) return this->gradient_.template as<const G>();

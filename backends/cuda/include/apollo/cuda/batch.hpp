@@ -11,6 +11,7 @@
 #include <apollo/cuda/channels.hpp>
 #include <apollo/cuda/lift.hpp>
 #include <apollo/cuda/rotate.hpp>
+#include <apollo/optimizer/parameter.hpp>
 #include <apollo/step/plan.hpp>
 #include <apollo/step/state.hpp>
 
@@ -81,6 +82,16 @@ struct Tensor {
   Memory<Device> scratch;
 };
 
+/// A tensor's state on the host, as checkpoints see it.
+class HostState {
+ public:
+  virtual ~HostState() = default;
+  virtual const std::string& name() const = 0;
+  virtual std::string fingerprint() const = 0;
+  virtual void visit_state(StateVisitor& visitor) = 0;
+  virtual const Record& record() const = 0;
+};
+
 /// The tables of one batch.
 template <class Device>
 class Batch {
@@ -93,6 +104,9 @@ class Batch {
   /// Enqueues one step of every tensor that has a gradient.
   virtual void step(const Device& device, Stream stream) = 0;
   virtual Index state_bytes() const = 0;
+  /// A tensor's state copied to the host, and back; both wait for the stream. The batch has been prepared.
+  virtual std::unique_ptr<HostState> read_state(const Device& device, std::size_t number, Stream stream) const = 0;
+  virtual void write_state(const Device& device, std::size_t number, HostState& state, Stream stream) = 0;
 
   /// Brings the tables to the device; waits for it.
   void prepare(const Device& device, Stream stream) {
@@ -133,6 +147,9 @@ class Batch {
     if (number < on_device_)
       device.read(&progress, progress_.template as<Progress>() + number, bytes_of<Progress>(1), stream);
     return progress;
+  }
+  void set_progress(const Device& device, std::size_t number, const Progress& progress, Stream stream) {
+    device.write(progress_.template as<Progress>() + number, &progress, bytes_of<Progress>(1), stream);
   }
   /// Bytes beside the state: tables, records, scratch.
   Index workspace_bytes() const {
@@ -336,7 +353,37 @@ class TypedBatch final : public Batch<Device> {
     return bytes;
   }
 
+  std::unique_ptr<HostState> read_state(const Device& device, std::size_t number, Stream stream) const override {
+    const Tensor<Device>& tensor = this->tensor(number);
+    auto host = std::make_unique<Host>(tensor);
+    for (int b = 0; b < Moments::buffers; ++b)
+      device.read(host->state.moment[b].data(), tensor.entry.moment[b], tensor.moment_bytes, stream);
+    host->state.record = this->progress(device, number, stream).record;
+    return host;
+  }
+  void write_state(const Device& device, std::size_t number, HostState& state, Stream stream) override {
+    const Tensor<Device>& tensor = this->tensor(number);
+    auto& host = static_cast<Host&>(state);
+    for (int b = 0; b < Moments::buffers; ++b)
+      device.write(tensor.entry.moment[b], host.state.moment[b].data(), tensor.moment_bytes, stream);
+    Progress progress;
+    progress.record = host.state.record;
+    this->set_progress(device, number, progress, stream);
+  }
+
  private:
+  struct Host final : HostState {
+    TensorSetup setup;
+    std::string tensor;
+    State<Policies, float, HostBuffer> state;  ///< its arrays lie as those on the device do
+
+    explicit Host(const Tensor<Device>& from) : setup(from.entry.setup), tensor(from.name), state(setup.plan) {}
+    const std::string& name() const override { return tensor; }
+    std::string fingerprint() const override { return apollo::fingerprint<Policies, float>(setup); }
+    void visit_state(StateVisitor& visitor) override { state.visit(setup.plan, setup.settings, VisitState{visitor}); }
+    const Record& record() const override { return state.record; }
+  };
+
   static bool is_aligned(const void* weight, const void* gradient) {
     return reinterpret_cast<std::uintptr_t>(weight) % 16 == 0 && reinterpret_cast<std::uintptr_t>(gradient) % 16 == 0;
   }
