@@ -131,6 +131,7 @@ class BasicOptimizer {
     check_gradient<W, Gradient>(check, shape, place.order, gradient);
     const bool aligned = reinterpret_cast<std::uintptr_t>(weight.data) % 16 == 0 &&
                          reinterpret_cast<std::uintptr_t>(gradient.data) % 16 == 0;
+    until_refresh_ = 0;
     place.batch->bind(device_, place.number, weight.data, gradient.data, aligned, stream);
   }
 
@@ -142,12 +143,27 @@ class BasicOptimizer {
     if (prepared_) return;
     for (const auto& [key, batch] : batches_) batch->prepare(device_, stream);
     prepared_ = true;
+    until_refresh_ = 0;
+  }
+
+  /// Computes the bases that are due (GaLore, Fira) from the gradients that are there. step() does so by itself, except while a
+  /// graph is captured: then call it once before each replay, with that step's gradients. Where none can be due it does nothing,
+  /// else it waits for the stream.
+  void refresh(Stream stream = {}) {
+    prepare(stream);
+    if (--until_refresh_ > 0) return;
+    until_refresh_ = never;
+    for (const auto& [key, batch] : batches_) {
+      const std::int64_t left = batch->refresh(device_, stream);
+      if (left < until_refresh_) until_refresh_ = left;
+    }
   }
 
   /// Enqueues one step of all tensors. A tensor whose gradient is not finite is skipped, its state untouched; status() tells.
   /// Errors: those of the runtime when kernels cannot be launched.
   void step(Stream stream = {}) {
     prepare(stream);
+    if (!device_.capturing(stream)) refresh(stream);
     for (const auto& [key, batch] : batches_) batch->step(device_, stream);
   }
 
@@ -237,6 +253,7 @@ class BasicOptimizer {
       place.batch->write_state(device_, place.number, *states[i++], stream);
     }
     loaded_tick_ = tick - most;
+    until_refresh_ = 0;
   }
 #endif
 
@@ -320,6 +337,7 @@ class BasicOptimizer {
   std::map<TensorId, std::string> ids_;
   std::int64_t loaded_tick_ = 0;  ///< of the checkpoint that was loaded last, less the steps that its tensors had taken
   bool prepared_ = true;
+  std::int64_t until_refresh_ = 0;  ///< calls of refresh() before which no basis can be due
 };
 
 using EmulatedOptimizer = BasicOptimizer<Emulator>;

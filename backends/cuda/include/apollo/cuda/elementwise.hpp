@@ -82,11 +82,14 @@ struct Begin {
     context.last([&](int t) {
       if (t != 0) return;
       const bool finite = bits::finite(squared) && (!Policies::Projection::projects || squared <= largest);
-      progress.active = entry.gradient != nullptr && (finite || !settings.check_finite) ? 1 : 0;
+      const bool ready =
+          !computes_basis<typename Policies::Projection> || progress.record.steps > 0 || progress.fresh != 0;
+      progress.active = entry.gradient != nullptr && ready && (finite || !settings.check_finite) ? 1 : 0;
       if (progress.active != 0)
         start(entry, progress, looks ? squared : not_measured);
       else if (entry.gradient != nullptr)
         ++progress.skipped;
+      if (entry.gradient != nullptr) progress.fresh = 0;
     });
   }
 
@@ -96,7 +99,8 @@ struct Begin {
     Record& record = progress.record;
     progress.restarts = progress.rotates = 0;
     if constexpr (Policies::Projection::projects)
-      if (record.steps > 0 && setup.refresh_due(record.steps)) {
+      if (record.steps > 0 &&
+          (computes_basis<typename Policies::Projection> ? progress.fresh != 0 : setup.refresh_due(record.steps))) {
         progress.restarts = setup.settings.on_refresh == OnRefresh::reset ? 1 : 0;
         progress.rotates = setup.settings.on_refresh == OnRefresh::rotate ? 1 : 0;
         if (progress.restarts != 0) record.restart = record.steps;

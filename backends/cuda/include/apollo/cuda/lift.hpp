@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel of updates that are lifted back from the projected space, W <- W - a lift(C).
+// The kernel of updates that are lifted back from the projected space, W <- W - a (lift(C) + s o X).
 #pragma once
 
 #include <apollo/cuda/structured.hpp>
@@ -57,12 +57,14 @@ struct Lift {
   }
 };
 
-/// W <- (W before - a lift(C)) after. Reads W once, writes it once, and C or P once for each line of memory.
-template <class Policies, class W>
+/// W <- (W before - a (lift(C) + s o X)) after, without s where there is no residual. Reads W (and G) once, writes W once, and
+/// reads C or P once for each line of memory.
+template <class Policies, class W, class G>
 struct ApplyLift {
   static constexpr bool dense =
       !Policies::Projection::random || is_drawn_as_matrix<typename Policies::Projection, true>();
   static constexpr bool rounds = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
+  static constexpr bool residual = Policies::Granularity::residual;
   using Values = Units<float>;  // of bfloat16 as well: eight at a time would need more registers than there are
 
   static constexpr const char* kernel = "ApplyLift";
@@ -106,10 +108,20 @@ struct ApplyLift {
         float w[size], lifted[size];
         Lift<dense, size>{entry}(run, at, left, lifted);
         read<size>(weight, entry.aligned, left, w);
+        for (int i = 0; i < size; ++i) lifted[i] *= length;
+        if constexpr (residual) {
+          float g[size];
+          read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
+          for (int i = 0; i < left; ++i) {
+            Index line, in_line;
+            Lift<dense, size>::place(entry, run, at + i, line, in_line);
+            lifted[i] += entry.channel_step[entry.along ? line : in_line] * g[i];
+          }
+        }
         const RoundingBits<rounds ? size : 0> random(shared.random[rounds ? in_part : 0], at);
         alignas(16) W result[size];
         for (int i = 0; i < size; ++i) {
-          w[i] = after * (before * w[i] - length * lifted[i]);
+          w[i] = after * (before * w[i] - lifted[i]);
           result[i] = stored<W, rounds>(w[i], random.of(i));
         }
         write<size>(result, entry.aligned, left, weight);

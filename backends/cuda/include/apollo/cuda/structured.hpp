@@ -15,7 +15,7 @@ struct LowRankMoments {
   using Granularity = typename Policies::Granularity;
   using Stored = stored_t<Moments, float>;
   static constexpr bool rounds = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
-  static constexpr bool measures = !Granularity::elementwise;
+  static constexpr bool measures = !Granularity::elementwise || Granularity::residual;
   static constexpr int runs = rounds ? RankTile::most / storage_block + 1 : 1;
 
   static constexpr const char* kernel = "LowRankMoments";
@@ -63,6 +63,7 @@ struct LowRankMoments {
         for (int b = 0; b < Moments::buffers; ++b)
           static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(value[b], random);
         if constexpr (Granularity::elementwise) entry.n[entry.in_n(first + channel, bucket)] = n;
+        if constexpr (Granularity::residual) entry.r[at] = r;
         if constexpr (measures) {
           double* squares = shared.squares + channel * rank + bucket;
           squares[0] = static_cast<double>(n) * static_cast<double>(n);
@@ -83,6 +84,15 @@ struct LowRankMoments {
     const Index first = number * tile.channels;
     const int count = static_cast<int>(min_of(plan.kept - first, Index{tile.channels}));
     sum_buckets<2>(context, tile, count, shared.squares);
+    if constexpr (Granularity::residual) {
+      context.last([&](int t) {
+        for (int channel = t; channel < count; channel += threads) {
+          entry.n_norms[first + channel] = shared.squares[channel * rank];
+          entry.r_norms[first + channel] = shared.squares[RankTile::most + channel * rank];
+        }
+      });
+      return;
+    }
     typename Context::template Each<double> sum[3];
     context.phase([&](int t) {
       for (int channel = t; channel < count; channel += threads) {

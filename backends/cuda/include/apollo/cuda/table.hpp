@@ -41,7 +41,8 @@ struct Entry {
   float* r = nullptr;         ///< `parts` times kept x rank: R is their sum
   float* n = nullptr;         ///< N where it is lifted, C then: kept x rank, or rank x kept where channels are adjacent
   double* x_norms = nullptr;  ///< `norm_parts` times kept: squared norms of channels likewise
-  double* n_norms = nullptr;  ///< of N, where nothing is projected
+  double* n_norms = nullptr;  ///< of N, where nothing is projected, or for the residual ...
+  double* r_norms = nullptr;  ///< ... and of R
   Index parts = 1;
   Index norm_parts = 1;
   double* sums = nullptr;           ///< of each block of a pass: one number, or three
@@ -63,7 +64,8 @@ struct Progress {
   // For the kernels of one step:
   StepCoefficients<float> c;
   RandomStream weight_rounding;
-  double factor = 0;  ///< the step length of a channel is this times its scale
+  double factor = 0;       ///< the step length of a channel is this times its scale
+  std::int32_t fresh = 0;  ///< a basis was computed for the coming step
   std::int32_t active = 0;
   std::int32_t restarts = 0;  ///< moments count as zero
   std::int32_t rotates = 0;   ///< moments are turned to new directions
