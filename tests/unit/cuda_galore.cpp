@@ -53,7 +53,7 @@ TEST_CASE("Fira, of both residuals, and a channel of which next to nothing is le
   for (const auto residual : {apollo::FiraResidual::paper, apollo::FiraResidual::code})
     check_fp32<Fira<>, Fira<double>>(FiraOptions{
         .lr = 0.02, .rank = 4, .scale = 0.5, .update_proj_gap = 2, .svd = SvdMethod::exact, .residual = residual});
-  // All directions: only rounding is left, and it must not be taken for a residual.
+  // All directions: only rounding is left.
   const FiraOptions whole{.lr = 0.02, .rank = 15, .svd = SvdMethod::exact};
   CHECK(worst_error(run<Fira<>, float, float>(leaves, whole, 2),
                     reference<Fira<double>, double, float>(leaves, whole, 2)) <= 5e-7);
@@ -110,6 +110,27 @@ TEST_CASE("subspace iteration, cold and from the basis before, finds the exact s
     subspace.svd = SvdMethod::subspace;
     CHECK(largest_gap<float>(subspace, exact, leaf, 5) <= 2e-5);
     CHECK(largest_gap<float>(exact, exact, leaf, 5) <= 2e-5);
+  }
+}
+
+TEST_CASE("a residual of two parts in ten thousand is summed: as a difference of norms fp32 could not tell it") {
+  const FiraOptions options{.lr = 0.02, .rank = 3, .svd = SvdMethod::exact};
+  for (const Leaf leaf : {Leaf{40, 26}, Leaf{300, 20, Order2D::column_major}}) {
+    Matrix g = low_rank(leaf.rows, leaf.cols, 0);
+    const double small = 2e-4 * support::norm(g) / std::sqrt(static_cast<double>(g.values.size()));
+    const Matrix noise = support::uniform_matrix(leaf.rows, leaf.cols, 77);
+    for (std::size_t i = 0; i < g.values.size(); ++i) g.values[i] += small * noise.values[i];
+    EmulatedOptimizer optimizer;
+    Array<float> w(optimizer.device(), start(leaf, 0), leaf.order), d(optimizer.device(), g, leaf.order);
+    optimizer.add(optimizer.add_group(options), "w", w.view(), d.view());
+    optimizer.step();
+    apollo::Optimizer host;
+    support::Tensor<double> v(start(leaf, 0), support::Layout::row_major),
+        h(support::rounded<float>(g), support::Layout::row_major);
+    host.add(host.add_group<Fira<double>>(options), "w", v.view, h.view);
+    const double norm = host.step().tensors[0].update_norm;
+    CHECK(norm > 0);
+    CHECK(std::fabs(optimizer.status("w").update_norm / norm - 1) <= 2e-3);
   }
 }
 

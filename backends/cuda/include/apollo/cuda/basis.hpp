@@ -196,6 +196,7 @@ struct StoreDirections {
   Index removed = 0;
   float* to = nullptr;
   float* old = nullptr;
+  Progress* progress = nullptr;  ///< which is told that the basis is new
 
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
@@ -217,6 +218,7 @@ struct StoreDirections {
       });
     const double sign = shared.largest[0] < 0 ? -1 : 1;
     context.last([&](int t) {
+      if (t == 0 && context.block() == 0) progress->fresh = 1;
       for (Index s = t; s < removed; s += threads) {
         if (old != nullptr) old[context.block() * removed + s] = direction[s];
         direction[s] = static_cast<float>(sign * from[s]);
@@ -226,22 +228,6 @@ struct StoreDirections {
 
  private:
   APOLLO_HD static double absolute(double x) { return x < 0 ? -x : x; }
-};
-
-/// Says to the tensor's next step that its basis is new.
-struct NoteRefresh {
-  static constexpr const char* kernel = "NoteRefresh";
-  struct Shared {
-    char none;
-  };
-  Progress* progress = nullptr;
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared&) const {
-    context.last([&](int t) {
-      if (t == 0) progress->fresh = 1;
-    });
-  }
 };
 
 /// What computes bases on one device, in memory that the tensors of a batch share.
@@ -278,7 +264,7 @@ class Basis {
     const Plan& plan = entry.setup.plan;
     const SvdMethod method = entry.setup.settings.svd;
     Carver carver(arrays_.template as<std::byte>());
-    Run<G> run{*this, entry, plan, Arrays::carve(carver, plan, method), stream};
+    Run<G> run{*this, entry, plan, Arrays::carve(carver, plan, method), progress, stream};
     const double energy = run.energy();
     if (!bits::finite(energy) || energy > 1e76) return false;  // R might overflow later
     const RandomStream start{entry.setup.settings.seed, entry.setup.id, Stream_::start,
@@ -287,7 +273,6 @@ class Basis {
       run.exact(start);
     else
       run.subspace(start, warm, energy);
-    device_.launch(NoteRefresh{progress}, 1, stream);
     return true;
   }
 
@@ -335,6 +320,7 @@ class Basis {
     const Entry& entry;
     const Plan& plan;
     Arrays a;
+    Progress* progress;
     Stream stream;
 
     static constexpr double dependent =
@@ -391,7 +377,7 @@ class Basis {
       eigen(n);
       const double* leading = a.gram + (n - r) * n;
       if (direct) {
-        launch(StoreDirections{leading + (r - 1) * n, removed, entry.directions, entry.old_directions}, r);
+        launch(StoreDirections{leading + (r - 1) * n, removed, entry.directions, entry.old_directions, progress}, r);
         return;
       }
       over_panels(true, [&](Index first, Index count, const Block& lines) {
@@ -491,7 +477,8 @@ class Basis {
           orthonormalise(open, missing, removed);
         }
       }
-      launch(StoreDirections{a.p + (count - 1) * removed, removed, entry.directions, entry.old_directions}, r);
+      launch(StoreDirections{a.p + (count - 1) * removed, removed, entry.directions, entry.old_directions, progress},
+             r);
     }
 
     /// Lines that are orthonormal but for a small error E lose it without being turned: V - E V / 2.

@@ -40,6 +40,7 @@ struct Tensor {
   int moment_buffers = 0;
   Memory<Device> moments;
   Memory<Device> basis;
+  Memory<Device> shared;
   Memory<Device> scratch;
 };
 
@@ -204,10 +205,12 @@ class TypedBatch final : public Batch<Device> {
       Projection::projects && Granularity::elementwise && Moments::shared == Shared::none && Moments::buffers > 0;
   static constexpr bool residual = Granularity::residual;
   static constexpr bool projected = structured || lifted;
-  /// s o X with a scale of G itself: structured AdamW and SCALE without momentum.
-  static constexpr bool unprojected = !Projection::projects && !Granularity::elementwise &&
-                                      (!Granularity::of_update || Moments::buffers == 0) &&
-                                      Moments::shared == Shared::none;
+  /// s o X with a scale of G itself, or of its momentum: structured AdamW and SCALE.
+  static constexpr bool unprojected =
+      !Projection::projects && !Granularity::elementwise && Moments::shared == Shared::none;
+  /// Every element its own step, times one of its channel's block: Adam-mini.
+  static constexpr bool by_block = Policies::by_block;
+  static constexpr bool by_channel = unprojected || by_block;
   static constexpr bool draws_matrix = is_drawn_as_matrix<Projection, Projection::projects>();
   static constexpr bool draws_signs = [] {
     if constexpr (Projection::random)
@@ -223,7 +226,7 @@ class TypedBatch final : public Batch<Device> {
       return false;
   }();
 
-  static_assert(Policies::one_pass || projected || unprojected,
+  static_assert(Policies::one_pass || projected || by_channel,
                 "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
   static_assert(!unprojected || Moments::buffers == 0 || std::is_same_v<Stored, float>,
                 "apollo: apollo::cuda keeps moments of structured updates without a projection as float; see "
@@ -269,7 +272,13 @@ class TypedBatch final : public Batch<Device> {
       tensor.basis = Memory<Device>(device, basis_bytes(plan), request.name, "optimizer state");
       entry.directions = tensor.basis.template as<float>();
     }
+    if constexpr (by_block) {
+      tensor.shared =
+          Memory<Device>(device, plan.blocks() * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
+      entry.shared = tensor.shared.template as<float>();
+    }
     reserve(device, request.name, tensor, parts);
+    if constexpr (by_block) device.clear(entry.shared, tensor.shared.bytes(), stream);
     if constexpr (has_basis) {
       if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device>>(device);
       basis_->reserve(plan, request.settings.svd, request.name);
@@ -337,17 +346,22 @@ class TypedBatch final : public Batch<Device> {
         run(Base::by_tensor, Finish<Policies>{});
         run(Base::by_run, Apply<Policies, W, G>{});
       }
-    } else if constexpr (unprojected) {
+    } else if constexpr (by_channel) {
       run(Base::along_channels, AlongChannels<GradientSquares<G>>{});
       run(Base::across_channels, AcrossChannels<GradientSquares<G>>{});
       run(Base::by_tensor, Begin<Policies>{});
-      if constexpr (Moments::buffers > 0) {
-        run(Base::along_channels, AlongChannels<MomentSquares<Policies, G>>{});
-        run(Base::across_channels, AcrossChannels<MomentSquares<Policies, G>>{});
+      if constexpr (by_block) {
+        run(Base::by_tensor, BlockSteps<Policies>{});
+        run(Base::by_run, Update<Policies, W, G>{});
+      } else {
+        if constexpr (Moments::buffers > 0) {
+          run(Base::along_channels, AlongChannels<MomentSquares<Policies, G>>{});
+          run(Base::across_channels, AcrossChannels<MomentSquares<Policies, G>>{});
+        }
+        run(Base::by_moment, ChannelScales<Policies>{});
+        run(Base::by_tensor, Finish<Policies>{});
+        run(Base::by_run, Apply<Policies, W, G>{});
       }
-      run(Base::by_moment, ChannelScales<Policies>{});
-      run(Base::by_tensor, Finish<Policies>{});
-      run(Base::by_run, Apply<Policies, W, G>{});
     } else {
       run(Base::by_run, Inspect<G>{});
       run(Base::by_tensor, Begin<Policies>{});
@@ -358,7 +372,8 @@ class TypedBatch final : public Batch<Device> {
   Index state_bytes() const override {
     Index bytes = 0;
     for (std::size_t i = 0; i < this->size(); ++i)
-      bytes += this->tensor(i).moment_bytes * Moments::buffers + this->tensor(i).basis.bytes();
+      bytes += this->tensor(i).moment_bytes * Moments::buffers + this->tensor(i).basis.bytes() +
+               this->tensor(i).shared.bytes();
     return bytes;
   }
 
@@ -372,6 +387,8 @@ class TypedBatch final : public Batch<Device> {
       device.read(lines.data(), tensor.entry.directions, tensor.basis.bytes(), stream);
       turn(tensor, lines.data(), host->state.basis.data(), false);
     }
+    if constexpr (by_block)
+      device.read(host->state.shared[0].data(), tensor.entry.shared, tensor.shared.bytes(), stream);
     host->state.record = this->progress(device, number, stream).record;
     return host;
   }
@@ -385,6 +402,8 @@ class TypedBatch final : public Batch<Device> {
       turn(tensor, lines.data(), host.state.basis.data(), true);
       device.write(tensor.entry.directions, lines.data(), tensor.basis.bytes(), stream);
     }
+    if constexpr (by_block)
+      device.write(tensor.entry.shared, host.state.shared[0].data(), tensor.shared.bytes(), stream);
     Progress progress;
     progress.record = host.state.record;
     this->set_progress(device, number, progress, stream);
@@ -470,12 +489,12 @@ class TypedBatch final : public Batch<Device> {
       if (residual) parts[Base::by_residual] = ResidualScales<Policies, G>::parts(plan);
       entry.blocks = residual ? 3 * parts[Base::by_residual] : lifted ? 0 : 3 * parts[Base::by_moment];
     }
-    if constexpr (unprojected) {
+    if constexpr (by_channel) {
       using Squares = GradientSquares<G>;
       parts[entry.along ? Base::along_channels : Base::across_channels] =
           entry.along ? AlongChannels<Squares>::parts(plan) : AcrossChannels<Squares>::parts(plan);
       if (!entry.along) entry.norm_parts = AcrossChannels<Squares>::parts_of_norms(plan);
-      parts[Base::by_moment] = ChannelScales<Policies>::parts(plan);
+      if constexpr (unprojected) parts[Base::by_moment] = ChannelScales<Policies>::parts(plan);
       entry.blocks = 3 * parts[Base::by_moment];
     }
     Index bytes = 0;
@@ -511,17 +530,15 @@ class TypedBatch final : public Batch<Device> {
       take(entry.r, entry.parts * plan.moment_size());
       take(entry.n, lifted ? plan.moment_size() : 0);
     }
-    if constexpr (projected || unprojected) {
+    if constexpr (projected || by_channel) {
       take(entry.x_norms, entry.norm_parts * plan.kept);
       if (unprojected && Moments::buffers > 0) take(entry.n_norms, entry.norm_parts * plan.kept);
       if (residual) {
         take(entry.n_norms, plan.kept);
         take(entry.r_norms, plan.kept);
       }
-      if (Granularity::per_channel) {
-        take(entry.channel_scale, plan.kept);
-        take(entry.channel_step, plan.kept);
-      }
+      if (Granularity::per_channel) take(entry.channel_scale, plan.kept);
+      if (Granularity::per_channel || by_block) take(entry.channel_step, plan.kept);
     }
   }
 };

@@ -190,7 +190,9 @@ struct Update {
           float value[2] = {0, 0};
           for (int b = 0; b < Moments::buffers; ++b) value[b] = state[b][i];
           const float n = Moments::update(c.gradient_factor * g[i] + c.coupled_decay * w[i], value, c.moments);
-          w[i] = c.decay_after * (c.decay_before * w[i] - static_cast<float>(c.step) * n);
+          auto step = static_cast<float>(c.step);
+          if constexpr (Policies::by_block) step = i < left ? channel_step_of(entry, run, at + i) : 0;
+          w[i] = c.decay_after * (c.decay_before * w[i] - step * n);
           new_weight[i] = stored<W, rounds_weights>(w[i], weight_bits.of(i));
           for (int b = 0; b < Moments::buffers; ++b)
             new_state[b][i] = stored<Stored, rounds_moments>(value[b], moment_bits.of(i));

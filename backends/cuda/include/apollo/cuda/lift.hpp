@@ -11,15 +11,6 @@ template <bool dense, int size>
 struct Lift {
   const Entry& entry;
 
-  /// Value `i` of a run's values from `at` on: its line of memory and where in it.
-  APOLLO_HD static void place(const Entry& entry, const Run& run, int at, Index& line, Index& in_line) {
-    line = run.line, in_line = run.at + at;
-    if (entry.length < storage_block) {
-      line = (run.value + at) / entry.length;
-      in_line = run.value + at - line * entry.length;
-    }
-  }
-
   APOLLO_HD void operator()(const Run& run, int at, int left, float* sum) const {
     const Plan& plan = entry.setup.plan;
     if constexpr (dense) {
@@ -45,7 +36,7 @@ struct Lift {
   APOLLO_HD float single(const Run& run, int at) const {
     const Plan& plan = entry.setup.plan;
     Index line, in_line;
-    place(entry, run, at, line, in_line);
+    place_of(entry, run, at, line, in_line);
     const Index j = entry.along ? line : in_line, s = entry.along ? in_line : line;
     if constexpr (dense) {
       float sum = 0;
@@ -112,11 +103,7 @@ struct ApplyLift {
         if constexpr (residual) {
           float g[size];
           read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
-          for (int i = 0; i < left; ++i) {
-            Index line, in_line;
-            Lift<dense, size>::place(entry, run, at + i, line, in_line);
-            lifted[i] += entry.channel_step[entry.along ? line : in_line] * g[i];
-          }
+          for (int i = 0; i < left; ++i) lifted[i] += channel_step_of(entry, run, at + i) * g[i];
         }
         const RoundingBits<rounds ? size : 0> random(shared.random[rounds ? in_part : 0], at);
         alignas(16) W result[size];

@@ -15,6 +15,7 @@ struct ResidualScales {
   static constexpr const char* kernel = "ResidualScales";
   struct Shared {
     SumMemory sum;
+    double left[threads];
     std::int32_t summed[threads];
   };
   Tables tables;
@@ -28,31 +29,32 @@ struct ResidualScales {
     const Plan& plan = entry.setup.plan;
     const Index number = tables.number(context.block()), first = number * threads;
     const int count = static_cast<int>(min_of(plan.kept - first, Index{threads}));
-    const double factor = entry.input->gradient_factor, share = share_of(entry.setup.settings);
-    typename Context::template Each<double> left;
     context.phase([&](int t) {
       if (t >= count) return;
+      const double factor = entry.input->gradient_factor, share = share_of(entry.setup.settings);
       double x = 0;
       for (Index part = 0; part < entry.norm_parts; ++part) x += entry.x_norms[part * plan.kept + first + t];
       const double whole = factor * factor * x;
-      left[t] = whole - (2 * share - share * share) * entry.r_norms[first + t];
-      shared.summed[t] = left[t] >= 1e-3 * whole ? 0 : 1;
+      const double left = whole - (2 * share - share * share) * entry.r_norms[first + t];
+      shared.left[t] = left;
+      shared.summed[t] = left >= 1e-3 * whole ? 0 : 1;
     });
     for (int channel = 0; channel < count; ++channel) {
       if (shared.summed[channel] == 0) continue;
       typename Context::template Each<double> part;
-      context.phase([&](int t) { part[t] = squares(entry, first + channel, t, factor, share); });
+      context.phase([&](int t) { part[t] = squares(entry, first + channel, t); });
       const double sum = block_sum(context, shared.sum, part);
       context.phase([&](int t) {
-        if (t == channel) left[t] = sum;
+        if (t == 0) shared.left[channel] = sum;
       });
     }
     typename Context::template Each<double> update;
     context.phase([&](int t) {
       if (t >= count) return;
+      const double factor = entry.input->gradient_factor;
       const double s = Granularity::ratio(entry.n_norms[first + t], entry.r_norms[first + t]);
       entry.channel_scale[first + t] = s;
-      update[t] = s * s * left[t] / (factor * factor);
+      update[t] = s * s * shared.left[t] / (factor * factor);
     });
     const double total = block_sum(context, shared.sum, update);
     context.last([&](int t) {
@@ -65,16 +67,18 @@ struct ResidualScales {
   }
 
  private:
-  APOLLO_HD static double squares(const Entry& entry, Index j, int t, double factor, double share) {
+  APOLLO_HD static double squares(const Entry& entry, Index j, int t) {
     const Plan& plan = entry.setup.plan;
     const auto* x = static_cast<const G*>(entry.gradient) + (entry.along ? j * plan.removed : j);
     const Index stride = entry.along ? 1 : plan.kept;
+    const int rank = static_cast<int>(plan.rank);
+    const double factor = entry.input->gradient_factor, share = share_of(entry.setup.settings);
     double sum = 0;
     for (Index s = t; s < plan.removed; s += threads) {
       double lifted = 0;
-      for (Index k = 0; k < plan.rank; ++k)
-        lifted += static_cast<double>(entry.r[j * plan.rank + k]) *
-                  static_cast<double>(entry.directions[k * plan.removed + s]);
+      const float* r = entry.r + j * plan.rank;
+      const float* p = entry.directions + s;
+      for (int k = 0; k < rank; ++k, p += plan.removed) lifted += static_cast<double>(r[k]) * static_cast<double>(*p);
       const double gap = factor * static_cast<double>(static_cast<float>(x[s * stride])) - share * lifted;
       sum += gap * gap;
     }

@@ -8,6 +8,10 @@
 
 namespace apollo::cuda {
 
+/// Whether a step's length multiplies the first moment and not the gradient.
+template <class Policies>
+inline constexpr bool scales_momentum = Policies::Granularity::of_update&& Policies::Moments::buffers == 1;
+
 /// M, V <- R by tiles of channels, the squared norms of N and R, and from them s of every channel.
 template <class Policies>
 struct LowRankMoments {
@@ -158,7 +162,7 @@ struct Finish {
  private:
   APOLLO_HD static double finish(const Entry& entry, Progress& progress, const double* total) {
     const Settings& settings = entry.setup.settings;
-    const double gradient = entry.input->gradient_factor;
+    const double gradient = scales_momentum<Policies> ? 1 : entry.input->gradient_factor;
     const double s = Granularity::per_channel ? 1 : Granularity::ratio(total[0], total[1]);
     const double norm = __builtin_sqrt(s * s * gradient * gradient * total[2]);
     progress.limiter = 1;
@@ -174,10 +178,12 @@ struct Finish {
   }
 };
 
-/// W <- (W before - step_j X) after. Reads W and G once, writes W once.
+/// W <- (W before - step_j X) after, X being the gradient or its momentum. Reads W and X once, writes W once.
 template <class Policies, class W, class G>
 struct Apply {
   static constexpr bool per_channel = Policies::Granularity::per_channel;
+  static constexpr bool of_momentum = scales_momentum<Policies>;
+  using X = std::conditional_t<of_momentum, float, G>;
   static constexpr bool rounds = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
 
   static constexpr const char* kernel = "Apply";
@@ -207,16 +213,6 @@ struct Apply {
   }
 
  private:
-  /// By what value i of the values from `at` on in a run is multiplied.
-  APOLLO_HD static float step_of(const Entry& entry, const Run& run, int at) {
-    Index line = run.line, in_line = run.at + at;
-    if (entry.length < storage_block) {
-      line = (run.value + at) / entry.length;
-      in_line = run.value + at - line * entry.length;
-    }
-    return entry.channel_step[entry.along ? line : in_line];
-  }
-
   APOLLO_HD static void step(const Entry& entry, const Progress& progress, Index part, int turn, int t,
                              const Shared& shared) {
     constexpr int size = Units<W>::size;
@@ -232,11 +228,12 @@ struct Apply {
         auto* weight = static_cast<W*>(entry.weight) + run.value + at;
         float w[size], g[size];
         read<size>(weight, entry.aligned, left, w);
-        read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
+        const auto* x = static_cast<const X*>(of_momentum ? entry.moment[0] : entry.gradient);
+        read<size>(x + run.value + at, entry.aligned, left, g);
         const RoundingBits<rounds ? size : 0> random(shared.random[rounds ? in_part : 0], at);
         alignas(16) W result[size];
         for (int i = 0; i < size; ++i) {
-          if (per_channel && !one && i < left) length = step_of(entry, run, at + i);
+          if (per_channel && !one && i < left) length = channel_step_of(entry, run, at + i);
           w[i] = after * (before * w[i] - length * g[i]);
           result[i] = stored<W, rounds>(w[i], random.of(i));
         }

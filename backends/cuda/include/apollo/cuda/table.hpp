@@ -22,6 +22,7 @@ struct Entry {
   void* weight = nullptr;
   const void* gradient = nullptr;  ///< null: no gradient
   void* moment[2] = {};
+  float* shared = nullptr;  ///< V of each block of channels
 
   Index lines = 0;       ///< of memory: rows of a row-major matrix
   Index length = 0;      ///< of a line
@@ -124,6 +125,21 @@ APOLLO_HD inline Run run_at(Index lines, Index length, Index number) {
   }
   run.count = static_cast<int>(min_of(left, Index{storage_block}));
   return run;
+}
+
+/// Where value `at` of a run lies: its line of memory and its place there.
+APOLLO_HD inline void place_of(const Entry& entry, const Run& run, int at, Index& line, Index& in_line) {
+  line = run.line, in_line = run.at + at;
+  if (entry.length < storage_block) {
+    line = (run.value + at) / entry.length;
+    in_line = run.value + at - line * entry.length;
+  }
+}
+/// By what that value's channel is multiplied.
+APOLLO_HD inline float channel_step_of(const Entry& entry, const Run& run, int at) {
+  Index line, in_line;
+  place_of(entry, run, at, line, in_line);
+  return entry.channel_step[entry.along ? line : in_line];
 }
 
 }  // namespace apollo::cuda
