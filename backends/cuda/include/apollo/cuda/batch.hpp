@@ -13,9 +13,8 @@
 #include <apollo/cuda/lift.hpp>
 #include <apollo/cuda/residual.hpp>
 #include <apollo/cuda/rotate.hpp>
-#include <apollo/optimizer/parameter.hpp>
 #include <apollo/step/plan.hpp>
-#include <apollo/step/state.hpp>
+#include <apollo/step/state_visitor.hpp>
 
 namespace apollo::cuda {
 

@@ -129,6 +129,8 @@ struct Update {
   static constexpr bool rounds_weights = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
   static constexpr bool rounds_moments = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
   static constexpr bool draws = rounds_weights || rounds_moments;
+  /// With a step for each channel eight values at a time would need more registers than there are.
+  using Values = std::conditional_t<Policies::by_block, Units<float>, Units<W>>;
 
   static constexpr const char* kernel = "Update";
   struct Shared {
@@ -169,10 +171,10 @@ struct Update {
 
   APOLLO_HD static void step(const Entry& entry, const StepCoefficients<float>& c, Index part, int turn, int t,
                              const Shared& shared) {
-    constexpr int size = Units<W>::size;
+    constexpr int size = Values::size;
     over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
-      for (int u = 0; u < Units<W>::count; ++u) {
-        const int at = Units<W>::at(lane, u);
+      for (int u = 0; u < Values::count; ++u) {
+        const int at = Values::at(lane, u);
         if (at >= run.count) return;
         const int left = min_of(size, run.count - at);
         const Index first = run.value + at;
