@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "basis.hpp"
 #include "suite.hpp"
 
 std::vector<suite::Outcome> suite::run_emulated() { return run_members(apollo::cuda::Emulator()); }
+std::vector<bases::Outcome> bases::run_emulated() { return run_members(apollo::cuda::Emulator()); }

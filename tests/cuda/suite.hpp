@@ -119,9 +119,16 @@ std::vector<Outcome> run_members(const Device& device) {
                                                                        {.lr = 0.01, .rank = 6});
   suite.template run<Apollo<RandomProjection<Rademacher>>, bfloat16, bfloat16>("APOLLO by signs, bf16",
                                                                                {.lr = 0.01, .rank = 6});
+  suite.template run<Flora<>, float, float>("Flora by normals, fp32", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
+  suite.template run<Flora<RandomProjection<SparseSign>, MeanMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
+      "Flora by sparse signs, all stochastic", {.lr = 0.01, .rank = 16, .update_proj_gap = 2});
   suite.template run<StructuredAdamW<>, float, float>("structured AdamW, fp32", {.lr = 0.01});
   suite.template run<StructuredAdamW<StochasticWeights>, bfloat16, bfloat16>("structured AdamW, bf16", {.lr = 0.01});
   suite.template run<ColumnNormalizedSgd<>, float, bfloat16>("SCALE, fp32, bf16 gradients", {.lr = 0.01});
+  suite.template run<ColumnNormalizedSgd<MeanMoments<>>, bfloat16, bfloat16>("SCALE with momentum, bf16", {.lr = 0.01});
+  suite.template run<AdamMini<>, float, float>("Adam-mini, fp32", {.lr = 0.01});
+  suite.template run<AdamMini<BlockAdamMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
+      "Adam-mini, all stochastic", {.lr = 0.01, .block = 0});
   suite.template run<Sgd<>, float, float>("SGD, fp32", {.lr = 0.1});
   suite.template run<SgdMomentum<>, bfloat16, float>("SGD with momentum, bf16", {.lr = 0.1});
   return suite.outcomes;

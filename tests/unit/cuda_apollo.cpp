@@ -170,9 +170,6 @@ TEST_CASE("what the kernels cannot do is refused at registration") {
   const auto wide = optimizer.add_group(ApolloOptions{.rank = 2049});
   CHECK(support::mentions(support::refusal([&] { optimizer.add(wide, "w", w.view(), w.view()); }),
                           {"'w'", "rank = 2049", "2048"}));
-  const auto turning = optimizer.add_group(ApolloOptions{.rank = 8, .on_refresh = apollo::OnRefresh::rotate});
-  CHECK(support::mentions(support::refusal([&] { optimizer.add(turning, "w", small.view(), small.view()); }),
-                          {"'w'", "rotate"}));
   const auto large = optimizer.add_group(ApolloOptions{.rank = 31});
   CHECK(support::mentions(support::refusal([&] { optimizer.add(large, "w", small.view(), small.view()); }),
                           {"'w'", "rank = 31", "30"}));

@@ -44,6 +44,48 @@ TEST_CASE("SCALE, whose channels' steps have length 1") {
   CHECK(worst_change_error(device, exact, leaves) <= 4e-6);
 }
 
+TEST_CASE("SCALE with momentum: channels of the momentum, not of the gradient") {
+  using Member = apollo::ColumnNormalizedSgd<apollo::MeanMoments<>>;
+  using Double = apollo::ColumnNormalizedSgd<apollo::MeanMoments<>, double>;
+  for (const auto axis : {apollo::ChannelAxis::rows, apollo::ChannelAxis::cols}) {
+    const apollo::ColumnNormalizedSgdOptions options{.lr = 0.05, .channel_axis = axis};
+    const Result device = run<Member, float, bfloat16>(leaves, options, 5);
+    const Result exact = reference<Double, double, bfloat16>(leaves, options, 5);
+    CHECK(worst_error(device, exact) <= 5e-7);
+    CHECK(worst_change_error(device, exact, leaves) <= 4e-6);
+    for (std::size_t i = 0; i < leaves.size(); ++i)
+      CHECK(std::fabs(device.status[i].update_norm / exact.status[i].update_norm - 1) <= 2e-6);
+  }
+}
+
+TEST_CASE("Adam-mini, of blocks of one channel, of several, of more than a block's threads and of the whole tensor") {
+  using apollo::AdamMini;
+  using apollo::AdamMiniOptions;
+  const std::vector<Leaf> tensors = {
+      {40, 33}, {36, 70, Order2D::column_major}, {600, 20}, {300, 260, Order2D::column_major}, {52, 1}};
+  for (const Index block : {1, 4, 0}) {
+    const AdamMiniOptions options{.lr = 0.01, .block = block, .weight_decay = 0.1};
+    const Result device = run<AdamMini<>, float, float>(tensors, options, 5);
+    const Result exact = reference<AdamMini<double>, double, float>(tensors, options, 5);
+    CHECK(worst_error(device, exact) <= 5e-7);
+    CHECK(worst_change_error(device, exact, tensors) <= 4e-6);
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      CHECK(std::fabs(device.status[i].gradient_norm / exact.status[i].gradient_norm - 1) <= 1e-12);
+  }
+  using Half = AdamMini<apollo::BlockAdamMoments<bfloat16>, apollo::StochasticWeights>;
+  const AdamMiniOptions across{.lr = 0.01, .block = 0, .channel_axis = apollo::ChannelAxis::cols};
+  const Result half = run<Half, bfloat16, bfloat16>(tensors, across, 4);
+  CHECK(share_different(half, reference<Half, bfloat16, bfloat16>(tensors, across, 4)) <= 2e-3);
+  CHECK(same_bits(half, run<Half, bfloat16, bfloat16>(tensors, across, 4, {.workers = 3})));
+  const std::vector<Leaf> few = {{30, 20}, {300, 4}};
+  CHECK(same_bits(run<Half, bfloat16, bfloat16>(few, across, 2),
+                  run<Half, bfloat16, bfloat16>(few, across, 2, {.in_step = true})));
+  EmulatedOptimizer optimizer;
+  Array<float> w(optimizer.device(), Matrix(40, 30, 1.0)), g(optimizer.device(), Matrix(40, 30, 1.0));
+  optimizer.add(optimizer.add_group(AdamMiniOptions{.block = 4}), "a", w.view(), g.view());
+  CHECK(optimizer.state_bytes() == AdamMini<>::state_bytes({40, 30}, {.block = 4}));
+}
+
 TEST_CASE("the same bits for any number of workers, and a gradient that is not finite changes nothing") {
   const Result one = run<StructuredAdamW<>, bfloat16, bfloat16>(leaves, {.lr = 0.05}, 4);
   for (const int workers : {2, 5})

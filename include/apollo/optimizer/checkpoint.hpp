@@ -70,11 +70,13 @@ class Lister final : public StateVisitor {
   }
 };
 
+// `parameters` below: pointers to whatever has name(), fingerprint() and visit_state(StateVisitor&), one a tensor.
+
 /// Wide types first, so that every tensor of the file is aligned to its type.
-template <class Backend>
-std::vector<Item> list(const BasicOptimizer<Backend>& optimizer) {
+template <class Parameters>
+std::vector<Item> list(const Parameters& parameters) {
   Lister lister;
-  for (const auto& parameter : optimizer.parameters()) {
+  for (const auto& parameter : parameters) {
     lister.prefix = parameter->name() + ".";
     parameter->visit_state(lister);
   }
@@ -85,11 +87,10 @@ std::vector<Item> list(const BasicOptimizer<Backend>& optimizer) {
   return items;
 }
 
-template <class Backend>
-safetensors::Metadata metadata(const BasicOptimizer<Backend>& optimizer) {
-  safetensors::Metadata entries = {
-      {"format", format}, {"version", version}, {"tick", std::to_string(optimizer.tick())}};
-  for (const auto& parameter : optimizer.parameters())
+template <class Parameters>
+safetensors::Metadata metadata(const Parameters& parameters, std::int64_t tick) {
+  safetensors::Metadata entries = {{"format", format}, {"version", version}, {"tick", std::to_string(tick)}};
+  for (const auto& parameter : parameters)
     entries.emplace_back("fingerprint:" + parameter->name(), parameter->fingerprint());
   return entries;
 }
@@ -205,10 +206,10 @@ inline bool parse_count(const std::string& digits, std::int64_t& value) {
 }
 
 /// Names, types, shapes and fingerprints of the file against the optimizer's. Fills in the items' offsets.
-template <class Backend>
-void compare(const BasicOptimizer<Backend>& optimizer, const safetensors::Header& header, std::vector<Item>& items,
+template <class Parameters>
+void compare(const Parameters& parameters, const safetensors::Header& header, std::vector<Item>& items,
              Mismatches& wrong) {
-  for (const auto& parameter : optimizer.parameters()) {
+  for (const auto& parameter : parameters) {
     const std::string* there = header.find_metadata("fingerprint:" + parameter->name());
     const std::string here = parameter->fingerprint();
     if (there == nullptr)
@@ -273,19 +274,12 @@ void read_numbers(const Source& file, std::vector<Item>& items, Mismatches& wron
 }
 
 /// The bytes of a file, from first to last, in stretches: write(data, bytes).
-template <class Backend, class Write>
-void write(const BasicOptimizer<Backend>& optimizer, Write&& write_bytes) {
-  if (optimizer.tick_open())
-    refuse_now("save() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
-  if (optimizer.accumulating())
-    refuse_now(
-        "save() while accumulated gradients wait for a step, which no checkpoint holds; step or discard them first");
-  if (optimizer.restoring())
-    refuse_now("save() of a state that load() replaced in part; load a whole checkpoint first");
-  const std::vector<Item> items = list(optimizer);
+template <class Parameters, class Write>
+void write(const Parameters& parameters, std::int64_t tick, Write&& write_bytes) {
+  const std::vector<Item> items = list(parameters);
   std::vector<safetensors::Tensor> tensors;
   for (const auto& item : items) tensors.push_back(item.tensor);
-  const std::string header = safetensors::serialize(tensors, metadata(optimizer));
+  const std::string header = safetensors::serialize(tensors, metadata(parameters, tick));
   std::vector<std::byte> buffer = buffer_for(items);
   write_bytes(header.data(), header.size());
   for (const auto& item : items) {
@@ -318,14 +312,11 @@ class BytesSource {
   std::string name_;
 };
 
-/// Replaces the state of every tensor by that of a file.
-template <class Backend, class Source>
-void read(BasicOptimizer<Backend>& optimizer, Source&& file) {
+/// Reads a whole file into the memory that the parameters show, once everything in it has been compared; begin() is called
+/// before anything changes. Returns the file's tick.
+template <class Parameters, class Source, class Begin>
+std::int64_t read(const Parameters& parameters, Source&& file, Begin&& begin) {
   const std::string& path = file.path();
-  if (optimizer.tick_open())
-    refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
-  if (optimizer.accumulating())
-    refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
   std::string prefix(8, '\0');
   if (file.size() < prefix.size())
     refuse_file("cannot load " + quote(path) + ": " + std::to_string(file.size()) +
@@ -350,15 +341,15 @@ void read(BasicOptimizer<Backend>& optimizer, Source&& file) {
                 "' must be a whole number");
 
   Mismatches wrong;
-  std::vector<Item> items = list(optimizer);
-  compare(optimizer, header, items, wrong);
+  std::vector<Item> items = list(parameters);
+  compare(parameters, header, items, wrong);
   wrong.raise_if_any(path);
   read_numbers(file, items, wrong);
   wrong.raise_if_any(path);
   file.check_readable();
   std::vector<std::byte> buffer = buffer_for(items);
 
-  optimizer.begin_restore();
+  begin();
   for (auto& item : items) {
     if (item.integer != nullptr)
       *item.integer = item.integer_there;
@@ -370,7 +361,38 @@ void read(BasicOptimizer<Backend>& optimizer, Source&& file) {
         item.offset += count;
       });
   }
-  optimizer.restore_tick(tick);
+  return tick;
+}
+
+#if APOLLO_HAS_FILES
+/// A file of these bytes at `path`, whole or not at all.
+template <class Parameters>
+void write_file(const Parameters& parameters, std::int64_t tick, const std::string& path) {
+  AtomicFile file(path);
+  write(parameters, tick, [&](const void* data, std::size_t bytes) { file.write(data, bytes); });
+  file.commit();
+}
+#endif
+
+template <class Backend>
+void check_save(const BasicOptimizer<Backend>& optimizer) {
+  if (optimizer.tick_open())
+    refuse_now("save() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
+  if (optimizer.accumulating())
+    refuse_now(
+        "save() while accumulated gradients wait for a step, which no checkpoint holds; step or discard them first");
+  if (optimizer.restoring())
+    refuse_now("save() of a state that load() replaced in part; load a whole checkpoint first");
+}
+
+/// Replaces the state of every tensor by that of a file.
+template <class Backend, class Source>
+void restore(BasicOptimizer<Backend>& optimizer, Source&& file) {
+  if (optimizer.tick_open())
+    refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
+  if (optimizer.accumulating())
+    refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
+  optimizer.restore_tick(read(optimizer.parameters(), file, [&] { optimizer.begin_restore(); }));
 }
 
 }  // namespace checkpoint
@@ -378,8 +400,9 @@ void read(BasicOptimizer<Backend>& optimizer, Source&& file) {
 /// What save() would write to a file, for archives of other libraries. Errors: an open tick; accumulated gradients.
 template <class Backend>
 std::vector<std::byte> save_bytes(const BasicOptimizer<Backend>& optimizer) {
+  checkpoint::check_save(optimizer);
   std::vector<std::byte> bytes;
-  checkpoint::write(optimizer, [&](const void* data, std::size_t count) {
+  checkpoint::write(optimizer.parameters(), optimizer.tick(), [&](const void* data, std::size_t count) {
     const auto* first = static_cast<const std::byte*>(data);
     bytes.insert(bytes.end(), first, first + count);
   });
@@ -389,7 +412,7 @@ std::vector<std::byte> save_bytes(const BasicOptimizer<Backend>& optimizer) {
 /// As load(), from the bytes of a file. `name` is what errors call them.
 template <class Backend>
 void load_bytes(BasicOptimizer<Backend>& optimizer, std::span<const std::byte> bytes, const std::string& name) {
-  checkpoint::read(optimizer, checkpoint::BytesSource(bytes, name));
+  checkpoint::restore(optimizer, checkpoint::BytesSource(bytes, name));
 }
 
 #if APOLLO_HAS_FILES
@@ -398,9 +421,8 @@ void load_bytes(BasicOptimizer<Backend>& optimizer, std::span<const std::byte> b
 /// there was one, is as it was. Errors: an open tick; accumulated gradients; anything the file system says.
 template <class Backend>
 void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
-  AtomicFile file(path);
-  checkpoint::write(optimizer, [&](const void* data, std::size_t bytes) { file.write(data, bytes); });
-  file.commit();
+  checkpoint::check_save(optimizer);
+  checkpoint::write_file(optimizer.parameters(), optimizer.tick(), path);
 }
 
 /// Replaces the state of every tensor by that of `path`. Names, types, shapes, fingerprints and numbers are compared and every
@@ -410,7 +432,7 @@ void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
 /// Peak memory: the header, and 4 MiB where arrays do not lie row by row.
 template <class Backend>
 void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
-  checkpoint::read(optimizer, InputFile(path));
+  checkpoint::restore(optimizer, InputFile(path));
 }
 
 #endif

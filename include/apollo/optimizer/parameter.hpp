@@ -8,53 +8,6 @@
 
 namespace apollo {
 
-/// A view whose element type is known at run time only.
-struct AnyView {
-  const void* data = nullptr;
-  const char* type = "";  ///< type_name<T>
-  Index rows = 0;
-  Index cols = 0;
-  Index row_stride = 0;
-  Index col_stride = 0;
-  const void* ranges = nullptr;  ///< of int8_groups
-  Index group_size = 0;
-
-  template <class T>
-  static AnyView of(const MatrixView<T>& view) {
-    AnyView any{view.data,      type_name<typename MatrixView<T>::value_type>, view.rows, view.cols, view.row_stride,
-                view.col_stride};
-    if constexpr (is_grouped<T>) any.ranges = view.ranges, any.group_size = view.group_size;
-    return any;
-  }
-  /// The element type has been compared with `type` before.
-  template <class T>
-  MatrixView<T> as() const {
-    if constexpr (is_grouped<T>)
-      return {{static_cast<std::uint8_t*>(const_cast<void*>(data)), rows, cols, row_stride, col_stride,
-               static_cast<GroupRange*>(const_cast<void*>(ranges)), group_size}};
-    else
-      return {static_cast<T*>(const_cast<void*>(data)), rows, cols, row_stride, col_stride};
-  }
-};
-
-/// What save and load see of a state array.
-struct StateArray {
-  std::string_view field;  ///< "exp_avg"
-  AnyView view;
-  int element_bytes = 0;
-};
-
-/// Receives the state of a parameter, array by array and number by number.
-class StateVisitor {
- public:
-  virtual void array(const StateArray& array) = 0;
-  virtual void integer(std::string_view field, std::int64_t& value) = 0;
-  virtual void real(std::string_view field, float& value) = 0;
-
- protected:
-  ~StateVisitor() = default;
-};
-
 template <class Backend>
 class Parameter {
  public:
@@ -160,19 +113,9 @@ class TypedParameter final : public Parameter<Backend> {
     if (overlap(w, gradient.as<const G>())) check.fail("weight and gradient overlap in memory");
   }
 
-  void visit_state(StateVisitor& visitor) override { core_.visit_state(Forward{visitor}); }
+  void visit_state(StateVisitor& visitor) override { core_.visit_state(VisitState{visitor}); }
 
  private:
-  struct Forward {
-    StateVisitor& to;
-    template <class V>
-    void array(const char* field, const MatrixView<V>& view) const {
-      to.array({field, AnyView::of(view), static_cast<int>(sizeof(V))});
-    }
-    void scalar(const char* field, std::int64_t& value) const { to.integer(field, value); }
-    void scalar(const char* field, float& value) const { to.real(field, value); }
-  };
-
   /// Without memory if there is none this tick.
   MatrixView<const G> gradient() const {
     if (this->has_gradient_) return this->gradient_.template as<const G>();

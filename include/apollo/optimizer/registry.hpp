@@ -10,6 +10,18 @@
 
 namespace apollo {
 
+/// Refuses a name that is empty or no UTF-8.
+inline void check_name(std::string_view name) {
+  if (name.empty()) refuse("a tensor's name is empty; it is its identity");
+  for (std::size_t at = 0; at < name.size();) {
+    const std::size_t length = json::utf8_length(name.substr(at));
+    if (length == 0)
+      refuse("the name of a tensor is not UTF-8 at byte " + text(static_cast<Index>(at)) +
+             ", so no checkpoint could hold it");
+    at += length;
+  }
+}
+
 template <class Backend>
 class Registry {
  public:
@@ -21,14 +33,7 @@ class Registry {
 
   /// Refuses a name that is empty, taken or no UTF-8, and an id that is taken.
   void check_identity(std::string_view name, TensorId id) const {
-    if (name.empty()) refuse("a tensor's name is empty; it is its identity");
-    for (std::size_t at = 0; at < name.size();) {
-      const std::size_t length = json::utf8_length(name.substr(at));
-      if (length == 0)
-        refuse("the name of a tensor is not UTF-8 at byte " + text(static_cast<Index>(at)) +
-               ", so no checkpoint could hold it");
-      at += length;
-    }
+    check_name(name);
     for (const auto& other : parameters_) {
       if (other->name() == name) refuse("two tensors are named " + quote(name) + "; a name is an identity");
       if (other->id() == id)

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include <apollo/step/pipeline.hpp>
+#include <apollo/step/state_visitor.hpp>
 
 namespace apollo {
 
@@ -123,34 +124,7 @@ class TensorCore {
       Steps::rotate_moments({backend, plan, scratch.backend, workspace.tools}, setup_, state_, scratch, basis);
   }
 
-  /// What a checkpoint must agree on for its numbers to mean the same here.
-  std::string fingerprint() const {
-    using Stored = stored_t<typename Policies::Moments, T>;
-    const Plan& plan = setup_.plan;
-    std::string print = std::string("projection=") + Projection::name + " granularity=" + Policies::Granularity::name +
-                        " moments=" + Policies::Moments::name + "(" + type_name<Stored> + ")" +
-                        " limiter=" + (Policies::Limiter::active ? "norm_growth" : "none") +
-                        " shape=" + text(plan.shape.rows) + "x" + text(plan.shape.cols);
-    if constexpr (Projection::projects) {
-      print += " kept=" + std::string(plan.transposed ? "cols" : "rows") + " rank=" + text(plan.rank);
-      if constexpr (!std::is_same_v<Projection, FixedProjection>)
-        print += " update_proj_gap=" + text(settings().update_proj_gap) +
-                 (settings().refresh_phase == 0 ? "" : " refresh_phase=" + text(settings().refresh_phase));
-      if (packs_basis<Projection>) print += " similarity_threshold=" + text(settings().similarity_threshold);
-    }
-    if (Policies::by_block)
-      print += " kept=" + std::string(plan.transposed ? "cols" : "rows") + " block=" + text(plan.block);
-    if constexpr (Projection::random) {
-      if constexpr (!Projection::Sketch::dense) print += " nonzeros=" + text(Index{Projection::Sketch::nonzeros});
-    }
-    using Weights = typename Policies::Weights;
-    if (!std::is_same_v<Weights, NativeWeights>) print += std::string(" weights=") + Weights::name;
-    if (Weights::keeps_remainder || (is_block_format<Stored> && !Policies::moments_of_matrix))
-      print += std::string(" memory=") + (plan.weight_order == Order2D::row_major ? "rows" : "columns");
-    if (Projection::random || computes_basis<Projection> || MomentStorage<Stored, T>::stochastic || Weights::stochastic)
-      print += " seed=" + std::to_string(settings().seed) + " id=" + std::to_string(setup_.id);
-    return print;
-  }
+  std::string fingerprint() const { return apollo::fingerprint<Policies, T>(setup_); }
 
  private:
   using Sum = Accumulation<Policies, T, Backend::template Buffer>;

@@ -73,4 +73,23 @@ StepCoefficients<T> coefficients(const Plan& plan, const Settings& settings, con
   return coefficients<Policies, T>(plan, settings, record, id, input, powers);
 }
 
+namespace square {
+
+/// A mean of squares as it is kept. Infinity would never be forgotten.
+template <class T>
+APOLLO_HD T stored(double value) {
+  constexpr double largest = 3.4e38;
+  return static_cast<T>(sizeof(T) == 4 && value > largest ? largest : value);
+}
+
+}  // namespace square
+
+/// V of a block from the mean of its elements' squares now, and with it what multiplies their first moments.
+template <class T>
+APOLLO_HD double block_step(const Settings& settings, const StepCoefficients<T>& c, double mean, T& v) {
+  v = square::stored<T>(settings.beta2 * static_cast<double>(v) + (1 - settings.beta2) * mean);
+  const double root = static_cast<double>(c.moments.second_factor) * __builtin_sqrt(static_cast<double>(v));
+  return c.step * static_cast<double>(c.moments.first_factor) / (root + settings.eps);
+}
+
 }  // namespace apollo

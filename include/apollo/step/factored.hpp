@@ -3,22 +3,12 @@
 // State and Scratch are those of step/state.hpp and step/workspace.hpp.
 #pragma once
 
+#include <apollo/step/coefficients.hpp>
 #include <apollo/step/settings.hpp>
 #include <apollo/step/state.hpp>
 #include <apollo/step/workspace.hpp>
 
 namespace apollo {
-
-namespace square {
-
-/// A mean of squares as it is kept. Infinity would never be forgotten.
-template <class T>
-T stored(double value) {
-  constexpr double largest = 3.4e38;
-  return static_cast<T>(sizeof(T) == 4 && value > largest ? largest : value);
-}
-
-}  // namespace square
 
 namespace factored {
 

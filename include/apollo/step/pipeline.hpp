@@ -384,15 +384,11 @@ class Pipeline {
   static void block_steps(const TensorSetup& setup, TensorState& state, const Scratch<Policies, T>& scratch,
                           const StepCoefficients<T>& c, const StepInput& input) {
     const Plan& plan = setup.plan;
-    const double beta2 = setup.settings.beta2;
     const double share = input.gradient_factor * input.gradient_factor / static_cast<double>(plan.block * plan.removed);
     for (Index b = 0; b < plan.blocks(); ++b) {
       double sum = 0;
       for (Index j = b * plan.block; j < (b + 1) * plan.block; ++j) sum += scratch.x_norms[j];
-      T& v = state.shared[0].data()[b];
-      v = square::stored<T>(beta2 * static_cast<double>(v) + (1 - beta2) * share * sum);
-      const double root = static_cast<double>(c.moments.second_factor) * __builtin_sqrt(static_cast<double>(v));
-      const double step = c.step * static_cast<double>(c.moments.first_factor) / (root + setup.settings.eps);
+      const double step = block_step(setup.settings, c, share * sum, state.shared[0].data()[b]);
       for (Index j = b * plan.block; j < (b + 1) * plan.block; ++j) scratch.channel_step[j] = static_cast<T>(step);
     }
   }

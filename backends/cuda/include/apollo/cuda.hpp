@@ -78,6 +78,7 @@ class BasicOptimizer {
     using Dense = PolicySet<IdentityProjection, ElementScaling, typename Policies::Moments, NoLimiter,
                             typename Policies::Weights>;
     groups_.check(group.index, name);
+    check_name(name);
     const Check check{name};
     if (names_.count(std::string(name)) > 0) check.fail("the name is taken");
     TensorRequest request;
@@ -102,7 +103,8 @@ class BasicOptimizer {
     }
     place.order = request.order;
     place.value_bytes[0] = sizeof(W), place.value_bytes[1] = sizeof(Gradient);
-    names_.emplace(request.name, place);
+    in_order_.reserve(in_order_.size() + 1);
+    in_order_.push_back(&*names_.emplace(request.name, place).first);
     ids_.emplace(request.id, request.name);
     prepared_ = false;
   }
@@ -129,6 +131,7 @@ class BasicOptimizer {
     check_gradient<W, Gradient>(check, shape, place.order, gradient);
     const bool aligned = reinterpret_cast<std::uintptr_t>(weight.data) % 16 == 0 &&
                          reinterpret_cast<std::uintptr_t>(gradient.data) % 16 == 0;
+    until_refresh_ = 0;
     place.batch->bind(device_, place.number, weight.data, gradient.data, aligned, stream);
   }
 
@@ -140,12 +143,27 @@ class BasicOptimizer {
     if (prepared_) return;
     for (const auto& [key, batch] : batches_) batch->prepare(device_, stream);
     prepared_ = true;
+    until_refresh_ = 0;
+  }
+
+  /// Computes the bases that are due (GaLore, Fira) from the gradients that are there. step() does so by itself, except while a
+  /// graph is captured: then call it once before each replay, with that step's gradients. Where none can be due it does nothing,
+  /// else it waits for the stream.
+  void refresh(Stream stream = {}) {
+    prepare(stream);
+    if (--until_refresh_ > 0) return;
+    until_refresh_ = never;
+    for (const auto& [key, batch] : batches_) {
+      const std::int64_t left = batch->refresh(device_, stream);
+      if (left < until_refresh_) until_refresh_ = left;
+    }
   }
 
   /// Enqueues one step of all tensors. A tensor whose gradient is not finite is skipped, its state untouched; status() tells.
   /// Errors: those of the runtime when kernels cannot be launched.
   void step(Stream stream = {}) {
     prepare(stream);
+    if (!device_.capturing(stream)) refresh(stream);
     for (const auto& [key, batch] : batches_) batch->step(device_, stream);
   }
 
@@ -202,6 +220,43 @@ class BasicOptimizer {
   }
   const Device& device() const { return device_; }
 
+#if APOLLO_HAS_FILES
+  // --- checkpoints ------------------------------------------------------------------------------------------------------
+
+  /// Writes the state of every tensor to a file as apollo::save does: an optimizer on the host can load it, and one on a device
+  /// what the host saved. Its tick is that of the file loaded before, and the steps since, taken or skipped, of whichever tensor
+  /// has had most. Waits for the stream. Peak memory of the host: the state. Errors: anything the file system says; the old
+  /// file, if there was one, is then as it was.
+  void save(const std::string& path, Stream stream = {}) {
+    prepare(stream);
+    std::int64_t most = 0;
+    for (const auto* entry : in_order_) {
+      const Place& place = entry->second;
+      const Progress p = place.batch->progress(device_, place.number, stream);
+      if (p.record.steps + p.skipped > most) most = p.record.steps + p.skipped;
+    }
+    checkpoint::write_file(read_states(stream), loaded_tick_ + most, path);
+  }
+
+  /// Replaces the state of every tensor by that of a file of save() or apollo::save. Everything is read and compared first, all
+  /// mismatches are reported in one error, and then nothing has changed. Counts of skipped steps begin anew. Waits for the
+  /// stream; a captured graph stays right. Peak memory of the host: the state.
+  void load(const std::string& path, Stream stream = {}) {
+    prepare(stream);
+    const auto states = read_states(stream);
+    const std::int64_t tick = checkpoint::read(states, InputFile(path), [] {});
+    std::int64_t most = 0;
+    std::size_t i = 0;
+    for (const auto* entry : in_order_) {
+      const Place& place = entry->second;
+      if (states[i]->record().steps > most) most = states[i]->record().steps;
+      place.batch->write_state(device_, place.number, *states[i++], stream);
+    }
+    loaded_tick_ = tick - most;
+    until_refresh_ = 0;
+  }
+#endif
+
  private:
   struct Place {
     Batch<Device>* batch = nullptr;
@@ -254,6 +309,13 @@ class BasicOptimizer {
     if (memory_order(gradient) != order) check.fail("weight and gradient must be ordered by the same index in memory");
   }
 
+  std::vector<std::unique_ptr<HostState>> read_states(Stream stream) const {
+    std::vector<std::unique_ptr<HostState>> states;
+    for (const auto* place : in_order_)
+      states.push_back(place->second.batch->read_state(device_, place->second.number, stream));
+    return states;
+  }
+
   const Place& find(std::string_view name) const {
     const auto found = names_.find(std::string(name));
     if (found == names_.end()) refuse("there is no tensor " + quote(name));
@@ -271,8 +333,11 @@ class BasicOptimizer {
   std::vector<Memory<Device>> input_memory_;
   std::map<const void*, std::unique_ptr<Batch<Device>>> batches_;  ///< by key_of
   std::map<std::string, Place> names_;
+  std::vector<const std::pair<const std::string, Place>*> in_order_;  ///< of registration
   std::map<TensorId, std::string> ids_;
+  std::int64_t loaded_tick_ = 0;  ///< of the checkpoint that was loaded last, less the steps that its tensors had taken
   bool prepared_ = true;
+  std::int64_t until_refresh_ = 0;  ///< calls of refresh() before which no basis can be due
 };
 
 using EmulatedOptimizer = BasicOptimizer<Emulator>;

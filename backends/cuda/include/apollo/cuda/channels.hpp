@@ -132,7 +132,7 @@ struct ChannelScales {
       if constexpr (Granularity::per_channel) {
         const double s = Granularity::ratio(n, r);
         entry.channel_scale[j] = s;
-        sum[2][t] = s * s * x;
+        sum[2][t] = s * s * (scales_momentum<Policies> ? n : x);
       } else {
         sum[0][t] = n;
         sum[1][t] = r;
@@ -145,6 +145,60 @@ struct ChannelScales {
       if (t == 0)
         for (int i = 0; i < 3; ++i) entry.sums[3 * number + i] = total[i];
     });
+  }
+};
+
+/// One block a tensor: V of each of its blocks of channels, and the steps of their elements. Threads take blocks in turn, or, where
+/// these are as large, one after the other together.
+template <class Policies>
+struct BlockSteps {
+  static constexpr const char* kernel = "BlockSteps";
+  using Shared = SumMemory;
+  Tables tables;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    const Progress& progress = tables.progress_of(context.block());
+    if (progress.active == 0) return;
+    const Plan& plan = entry.setup.plan;
+    const Settings& settings = entry.setup.settings;
+    const double factor = entry.input->gradient_factor;
+    const double share = factor * factor / static_cast<double>(plan.block * plan.removed);
+    if (plan.block < threads) {
+      context.last([&](int t) {
+        for (Index b = t; b < plan.blocks(); b += threads) {
+          double sum = 0;
+          for (Index i = 0; i < plan.block; ++i) sum += square(entry, b * plan.block + i);
+          const double step = block_step(settings, progress.c, share * sum, entry.shared[b]);
+          for (Index i = 0; i < plan.block; ++i) entry.channel_step[b * plan.block + i] = static_cast<float>(step);
+        }
+      });
+      return;
+    }
+    for (Index b = 0; b < plan.blocks(); ++b) {
+      typename Context::template Each<double> sum;
+      context.phase([&](int t) {
+        for (Index i = t; i < plan.block; i += threads) sum[t] += square(entry, b * plan.block + i);
+      });
+      const double total = block_sum(context, shared, sum);
+      context.phase([&](int t) {
+        float v = entry.shared[b];
+        const double step = block_step(settings, progress.c, share * total, v);
+        for (Index i = t; i < plan.block; i += threads)
+          entry.channel_step[b * plan.block + i] = static_cast<float>(step);
+      });
+      context.phase([&](int t) {
+        if (t == 0) (void)block_step(settings, progress.c, share * total, entry.shared[b]);
+      });
+    }
+  }
+
+ private:
+  APOLLO_HD static double square(const Entry& entry, Index j) {
+    double sum = 0;
+    for (Index part = 0; part < entry.norm_parts; ++part) sum += entry.x_norms[part * entry.setup.plan.kept + j];
+    return sum;
   }
 };
 

@@ -95,6 +95,14 @@ class Gpu {
     return {};
   }
 
+  /// Whether calls on the stream are being recorded in a graph instead of run.
+  bool capturing(Stream stream) const {
+    const Selected here(*this);
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream, &status), "asking whether a stream is captured");
+    return status != cudaStreamCaptureStatusNone;
+  }
+
   template <class Body>
   void launch(const Body& body, Index blocks, Stream stream) const {
     if (blocks == 0) return;
@@ -106,6 +114,13 @@ class Gpu {
     entry<Body><<<static_cast<unsigned>(blocks), threads, 0, stream>>>(body);
     check(cudaGetLastError(), Body::kernel);
   }
+
+ private:
+  class Selected;
+
+ public:
+  /// Makes it the current device for as long as the result lives.
+  Selected select() const;
 
  private:
   /// Makes a device the current one, and gives the caller his own back.
@@ -144,6 +159,8 @@ class Gpu {
 
   int device_;
 };
+
+inline Gpu::Selected Gpu::select() const { return Selected(*this); }
 
 }  // namespace apollo::cuda
 

@@ -82,11 +82,14 @@ struct Begin {
     context.last([&](int t) {
       if (t != 0) return;
       const bool finite = bits::finite(squared) && (!Policies::Projection::projects || squared <= largest);
-      progress.active = entry.gradient != nullptr && (finite || !settings.check_finite) ? 1 : 0;
+      const bool ready =
+          !computes_basis<typename Policies::Projection> || progress.record.steps > 0 || progress.fresh != 0;
+      progress.active = entry.gradient != nullptr && ready && (finite || !settings.check_finite) ? 1 : 0;
       if (progress.active != 0)
         start(entry, progress, looks ? squared : not_measured);
       else if (entry.gradient != nullptr)
         ++progress.skipped;
+      if (entry.gradient != nullptr) progress.fresh = 0;
     });
   }
 
@@ -94,11 +97,13 @@ struct Begin {
   APOLLO_HD static void start(const Entry& entry, Progress& progress, double squared) {
     const TensorSetup& setup = entry.setup;
     Record& record = progress.record;
-    progress.restarts = 0;
+    progress.restarts = progress.rotates = 0;
     if constexpr (Policies::Projection::projects)
-      if (setup.settings.on_refresh == OnRefresh::reset && record.steps > 0 && setup.refresh_due(record.steps)) {
-        progress.restarts = 1;
-        record.restart = record.steps;
+      if (record.steps > 0 &&
+          (computes_basis<typename Policies::Projection> ? progress.fresh != 0 : setup.refresh_due(record.steps))) {
+        progress.restarts = setup.settings.on_refresh == OnRefresh::reset ? 1 : 0;
+        progress.rotates = setup.settings.on_refresh == OnRefresh::rotate ? 1 : 0;
+        if (progress.restarts != 0) record.restart = record.steps;
       }
     const StepInput input{entry.input->lr, entry.input->gradient_factor};
     BetaPowers powers;
@@ -124,6 +129,8 @@ struct Update {
   static constexpr bool rounds_weights = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
   static constexpr bool rounds_moments = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
   static constexpr bool draws = rounds_weights || rounds_moments;
+  /// With a step for each channel eight values at a time would need more registers than there are.
+  using Values = std::conditional_t<Policies::by_block, Units<float>, Units<W>>;
 
   static constexpr const char* kernel = "Update";
   struct Shared {
@@ -164,10 +171,10 @@ struct Update {
 
   APOLLO_HD static void step(const Entry& entry, const StepCoefficients<float>& c, Index part, int turn, int t,
                              const Shared& shared) {
-    constexpr int size = Units<W>::size;
+    constexpr int size = Values::size;
     over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
-      for (int u = 0; u < Units<W>::count; ++u) {
-        const int at = Units<W>::at(lane, u);
+      for (int u = 0; u < Values::count; ++u) {
+        const int at = Values::at(lane, u);
         if (at >= run.count) return;
         const int left = min_of(size, run.count - at);
         const Index first = run.value + at;
@@ -185,7 +192,9 @@ struct Update {
           float value[2] = {0, 0};
           for (int b = 0; b < Moments::buffers; ++b) value[b] = state[b][i];
           const float n = Moments::update(c.gradient_factor * g[i] + c.coupled_decay * w[i], value, c.moments);
-          w[i] = c.decay_after * (c.decay_before * w[i] - static_cast<float>(c.step) * n);
+          auto step = static_cast<float>(c.step);
+          if constexpr (Policies::by_block) step = i < left ? channel_step_of(entry, run, at + i) : 0;
+          w[i] = c.decay_after * (c.decay_before * w[i] - step * n);
           new_weight[i] = stored<W, rounds_weights>(w[i], weight_bits.of(i));
           for (int b = 0; b < Moments::buffers; ++b)
             new_state[b][i] = stored<Stored, rounds_moments>(value[b], moment_bits.of(i));

@@ -150,6 +150,10 @@ class Emulator {
     return "is not memory of the " + name();
   }
 
+  /// As if a graph were captured: steps then leave out what a captured one does.
+  void capture(bool on) const { memory_->capturing = on; }
+  bool capturing(Stream) const { return memory_->capturing; }
+
   template <class Body>
   void launch(const Body& body, Index blocks, Stream) const {
     if (blocks == 0) return;
@@ -174,6 +178,7 @@ class Emulator {
     Index used = 0;
     std::set<std::string> launched;
     Index launches = 0;
+    bool capturing = false;
   };
 
   template <class Body>

@@ -12,17 +12,47 @@ APOLLO_HD inline RandomStream projection_stream(const Entry& entry, const Progre
   return {setup.settings.seed, setup.id, Stream::projection,
           static_cast<std::uint64_t>(setup.refresh_index(progress.record.steps))};
 }
+/// Of the projection before this step's, once the step is counted.
+APOLLO_HD inline RandomStream old_projection_stream(const Entry& entry, const Progress& progress) {
+  const TensorSetup& setup = entry.setup;
+  return {setup.settings.seed, setup.id, Stream::projection,
+          static_cast<std::uint64_t>(setup.refresh_index(progress.record.steps - 1) - 1)};
+}
 APOLLO_HD inline float gradient_factor(const Entry& entry) { return static_cast<float>(entry.input->gradient_factor); }
 
 constexpr Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
 
 // --- dense ----------------------------------------------------------------------------------------------------------------
 
-/// P of a dense sketch, row k being direction k. Four numbers a thread.
+/// Draws part `part` of P of a dense sketch, row k being direction k. Four numbers a thread.
+template <class Sketch>
+struct DenseDraw {
+  static constexpr Index a_part = 4 * threads;
+
+  APOLLO_HD static void run(const Plan& plan, const RandomStream& stream, Index part, int t, float* directions) {
+    const float spread = normal::divide(1.0f, static_cast<float>(__builtin_sqrt(static_cast<double>(plan.rank))));
+    const Index first = part * a_part + 4 * t;
+    float four[4];
+    if (first >= plan.rank * plan.removed) return;
+    draw(Sketch{}, stream, static_cast<std::uint64_t>(first), four);
+    for (int i = 0; i < 4; ++i) {
+      const Index number = first + i, s = number / plan.rank, k = number - s * plan.rank;
+      if (s < plan.removed) directions[k * plan.removed + s] = spread * four[i];
+    }
+  }
+
+ private:
+  APOLLO_HD static void draw(Gaussian, const RandomStream& stream, std::uint64_t first, float* four) {
+    normal::one_block(stream, first >> 2, four);
+  }
+  APOLLO_HD static void draw(Rademacher, const RandomStream& stream, std::uint64_t first, float* four) {
+    for (int i = 0; i < 4; ++i) four[i] = stream.bit(first + static_cast<std::uint64_t>(i)) ? -1.0f : 1.0f;
+  }
+};
+
 template <class Sketch>
 struct DrawDense {
   static constexpr const char* kernel = "DrawDense";
-  static constexpr Index a_part = 4 * threads;
   struct Shared {
     char none;
   };
@@ -33,26 +63,7 @@ struct DrawDense {
     const Entry& entry = tables.entry(context.block());
     const Index part = tables.number(context.block());
     const RandomStream stream = projection_stream(entry, tables.progress_of(context.block()));
-    const Plan& plan = entry.setup.plan;
-    const float spread = normal::divide(1.0f, static_cast<float>(__builtin_sqrt(static_cast<double>(plan.rank))));
-    context.last([&](int t) {
-      const Index first = part * a_part + 4 * t;
-      float four[4];
-      if (first >= plan.rank * plan.removed) return;
-      draw(Sketch{}, stream, static_cast<std::uint64_t>(first), four);
-      for (int i = 0; i < 4; ++i) {
-        const Index number = first + i, s = number / plan.rank, k = number - s * plan.rank;
-        if (s < plan.removed) entry.directions[k * plan.removed + s] = spread * four[i];
-      }
-    });
-  }
-
- private:
-  APOLLO_HD static void draw(Gaussian, const RandomStream& stream, std::uint64_t first, float* four) {
-    normal::one_block(stream, first >> 2, four);
-  }
-  APOLLO_HD static void draw(Rademacher, const RandomStream& stream, std::uint64_t first, float* four) {
-    for (int i = 0; i < 4; ++i) four[i] = stream.bit(first + static_cast<std::uint64_t>(i)) ? -1.0f : 1.0f;
+    context.last([&](int t) { DenseDraw<Sketch>::run(entry.setup.plan, stream, part, t, entry.directions); });
   }
 };
 
@@ -196,13 +207,34 @@ struct SparseTable {
     const std::int32_t group = inputs[window * buckets + k / lanes];
     return group < 0 ? group : group ^ static_cast<std::int32_t>(k & (lanes - 1));
   }
+  /// The bucket of input s.
+  APOLLO_HD Index bucket(const std::int32_t* map, Index s) const {
+    return map[s / lanes] ^ static_cast<std::int32_t>(s & (lanes - 1));
+  }
 };
 
 APOLLO_INLINE float signed_value(float value, const std::uint32_t* signs, Index s) {
   return ((signs[s >> 5] >> (s & 31)) & 1u) != 0 ? -value : value;
 }
 
-/// One block a tensor, a thread for each window.
+/// Draws the map of a sparse projection, a thread for each window, and its signs. `window_done(window)` follows each window.
+template <class WindowDone>
+APOLLO_HD void draw_sparse_tables(const Plan& plan, const RandomStream& stream, int t, std::int32_t* map,
+                                  std::uint32_t* signs, WindowDone&& window_done) {
+  const SparseTable table(plan);
+  RandomStream hash = stream, sign = stream;
+  hash.stream = Stream::hash;
+  sign.stream = Stream::signs;
+  for (Index window = t; window < table.windows; window += threads) {
+    const Index first = window * table.buckets;
+    draw_sparse_window(hash, static_cast<std::uint64_t>(first), table.buckets, 0, table.lanes, map + first);
+    window_done(table, first);
+  }
+  for (Index word = t; 32 * word < plan.removed; word += threads)
+    signs[word] = sign.word(static_cast<std::uint64_t>(word));
+}
+
+/// One block a tensor.
 struct DrawSparse {
   static constexpr const char* kernel = "DrawSparse";
   struct Shared {
@@ -213,24 +245,16 @@ struct DrawSparse {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared&) const {
     const Entry& entry = tables.entry(context.block());
-    const SparseTable table(entry.setup.plan);
-    const Index removed = entry.setup.plan.removed;
-    RandomStream hash = projection_stream(entry, tables.progress_of(context.block()));
-    RandomStream sign = hash;
-    hash.stream = Stream::hash;
-    sign.stream = Stream::signs;
+    const RandomStream stream = projection_stream(entry, tables.progress_of(context.block()));
     context.last([&](int t) {
-      for (Index window = t; window < table.windows; window += threads) {
-        const Index first = window * table.buckets;
-        draw_sparse_window(hash, static_cast<std::uint64_t>(first), table.buckets, 0, table.lanes, entry.map + first);
-        for (Index i = 0; i < table.buckets; ++i) {
-          const std::int32_t bucket = entry.map[first + i], turn = bucket & (table.lanes - 1);
-          const auto input = static_cast<std::int32_t>((first + i) * table.lanes) | turn;
-          entry.inputs[first + bucket / table.lanes] = first + i < table.groups ? input : -1;
-        }
-      }
-      for (Index word = t; 32 * word < removed; word += threads)
-        entry.signs[word] = sign.word(static_cast<std::uint64_t>(word));
+      draw_sparse_tables(entry.setup.plan, stream, t, entry.map, entry.signs,
+                         [&](const SparseTable& table, Index first) {
+                           for (Index i = 0; i < table.buckets; ++i) {
+                             const std::int32_t bucket = entry.map[first + i], turn = bucket & (table.lanes - 1);
+                             const auto input = static_cast<std::int32_t>((first + i) * table.lanes) | turn;
+                             entry.inputs[first + bucket / table.lanes] = first + i < table.groups ? input : -1;
+                           }
+                         });
     });
   }
 };

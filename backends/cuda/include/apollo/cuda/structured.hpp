@@ -8,6 +8,10 @@
 
 namespace apollo::cuda {
 
+/// Whether a step's length multiplies the first moment and not the gradient.
+template <class Policies>
+inline constexpr bool scales_momentum = Policies::Granularity::of_update&& Policies::Moments::buffers == 1;
+
 /// M, V <- R by tiles of channels, the squared norms of N and R, and from them s of every channel.
 template <class Policies>
 struct LowRankMoments {
@@ -15,11 +19,12 @@ struct LowRankMoments {
   using Granularity = typename Policies::Granularity;
   using Stored = stored_t<Moments, float>;
   static constexpr bool rounds = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
+  static constexpr bool measures = !Granularity::elementwise || Granularity::residual;
   static constexpr int runs = rounds ? RankTile::most / storage_block + 1 : 1;
 
   static constexpr const char* kernel = "LowRankMoments";
   struct Shared {
-    double squares[2 * RankTile::most];  ///< of N, then of R
+    double squares[measures ? 2 * RankTile::most : 1];  ///< of N, then of R
     SumMemory sum;
     RoundingBytes random[runs];
   };
@@ -61,12 +66,37 @@ struct LowRankMoments {
           random = shared.random[run - first_run].bits_of(static_cast<int>(at - run * storage_block));
         for (int b = 0; b < Moments::buffers; ++b)
           static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(value[b], random);
-        double* squares = shared.squares + channel * rank + bucket;
-        squares[0] = static_cast<double>(n) * static_cast<double>(n);
-        squares[RankTile::most] = static_cast<double>(r) * static_cast<double>(r);
+        if constexpr (Granularity::elementwise) entry.n[entry.in_n(first + channel, bucket)] = n;
+        if constexpr (Granularity::residual) entry.r[at] = r;
+        if constexpr (measures) {
+          double* squares = shared.squares + channel * rank + bucket;
+          squares[0] = static_cast<double>(n) * static_cast<double>(n);
+          squares[RankTile::most] = static_cast<double>(r) * static_cast<double>(r);
+        }
       });
     });
+    if constexpr (measures) measure(context, entry, tile, number, shared);
+  }
+
+ private:
+  /// s of every channel, and this block's share of the update's norm.
+  template <class Context>
+  APOLLO_HD static void measure(const Context& context, const Entry& entry, const RankTile& tile, Index number,
+                                Shared& shared) {
+    const Plan& plan = entry.setup.plan;
+    const int rank = tile.rank;
+    const Index first = number * tile.channels;
+    const int count = static_cast<int>(min_of(plan.kept - first, Index{tile.channels}));
     sum_buckets<2>(context, tile, count, shared.squares);
+    if constexpr (Granularity::residual) {
+      context.last([&](int t) {
+        for (int channel = t; channel < count; channel += threads) {
+          entry.n_norms[first + channel] = shared.squares[channel * rank];
+          entry.r_norms[first + channel] = shared.squares[RankTile::most + channel * rank];
+        }
+      });
+      return;
+    }
     typename Context::template Each<double> sum[3];
     context.phase([&](int t) {
       for (int channel = t; channel < count; channel += threads) {
@@ -132,7 +162,7 @@ struct Finish {
  private:
   APOLLO_HD static double finish(const Entry& entry, Progress& progress, const double* total) {
     const Settings& settings = entry.setup.settings;
-    const double gradient = entry.input->gradient_factor;
+    const double gradient = scales_momentum<Policies> ? 1 : entry.input->gradient_factor;
     const double s = Granularity::per_channel ? 1 : Granularity::ratio(total[0], total[1]);
     const double norm = __builtin_sqrt(s * s * gradient * gradient * total[2]);
     progress.limiter = 1;
@@ -148,10 +178,12 @@ struct Finish {
   }
 };
 
-/// W <- (W before - step_j X) after. Reads W and G once, writes W once.
+/// W <- (W before - step_j X) after, X being the gradient or its momentum. Reads W and X once, writes W once.
 template <class Policies, class W, class G>
 struct Apply {
   static constexpr bool per_channel = Policies::Granularity::per_channel;
+  static constexpr bool of_momentum = scales_momentum<Policies>;
+  using X = std::conditional_t<of_momentum, float, G>;
   static constexpr bool rounds = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
 
   static constexpr const char* kernel = "Apply";
@@ -181,16 +213,6 @@ struct Apply {
   }
 
  private:
-  /// By what value i of the values from `at` on in a run is multiplied.
-  APOLLO_HD static float step_of(const Entry& entry, const Run& run, int at) {
-    Index line = run.line, in_line = run.at + at;
-    if (entry.length < storage_block) {
-      line = (run.value + at) / entry.length;
-      in_line = run.value + at - line * entry.length;
-    }
-    return entry.channel_step[entry.along ? line : in_line];
-  }
-
   APOLLO_HD static void step(const Entry& entry, const Progress& progress, Index part, int turn, int t,
                              const Shared& shared) {
     constexpr int size = Units<W>::size;
@@ -206,11 +228,12 @@ struct Apply {
         auto* weight = static_cast<W*>(entry.weight) + run.value + at;
         float w[size], g[size];
         read<size>(weight, entry.aligned, left, w);
-        read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
+        const auto* x = static_cast<const X*>(of_momentum ? entry.moment[0] : entry.gradient);
+        read<size>(x + run.value + at, entry.aligned, left, g);
         const RoundingBits<rounds ? size : 0> random(shared.random[rounds ? in_part : 0], at);
         alignas(16) W result[size];
         for (int i = 0; i < size; ++i) {
-          if (per_channel && !one && i < left) length = step_of(entry, run, at + i);
+          if (per_channel && !one && i < left) length = channel_step_of(entry, run, at + i);
           w[i] = after * (before * w[i] - length * g[i]);
           result[i] = stored<W, rounds>(w[i], random.of(i));
         }

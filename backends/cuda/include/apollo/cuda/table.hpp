@@ -22,6 +22,7 @@ struct Entry {
   void* weight = nullptr;
   const void* gradient = nullptr;  ///< null: no gradient
   void* moment[2] = {};
+  float* shared = nullptr;  ///< V of each block of channels
 
   Index lines = 0;       ///< of memory: rows of a row-major matrix
   Index length = 0;      ///< of a line
@@ -30,13 +31,19 @@ struct Entry {
   Index blocks = 0;      ///< that fill `sums`
 
   // Scratch of a step.
-  float* directions = nullptr;     ///< P of a dense projection, rank x removed
-  std::int32_t* map = nullptr;     ///< of a sparse one, as it is drawn ...
-  std::int32_t* inputs = nullptr;  ///< ... and turned round: which input a bucket takes in a window
-  std::uint32_t* signs = nullptr;  ///< of 32 inputs each
-  float* r = nullptr;              ///< `parts` times kept x rank: R is their sum
-  double* x_norms = nullptr;       ///< `norm_parts` times kept: squared norms of channels likewise
-  double* n_norms = nullptr;       ///< of N, where nothing is projected
+  float* directions = nullptr;      ///< P of a dense projection, rank x removed
+  std::int32_t* map = nullptr;      ///< of a sparse one, as it is drawn ...
+  std::int32_t* inputs = nullptr;   ///< ... and turned round: which input a bucket takes in a window
+  std::uint32_t* signs = nullptr;   ///< of 32 inputs each
+  float* old_directions = nullptr;  ///< where moments are turned at a refresh: P before it ...
+  std::int32_t* old_map = nullptr;
+  std::uint32_t* old_signs = nullptr;
+  float* q = nullptr;         ///< ... and P_new P_old^T, rank x rank
+  float* r = nullptr;         ///< `parts` times kept x rank: R is their sum
+  float* n = nullptr;         ///< N where it is lifted, C then: kept x rank, or rank x kept where channels are adjacent
+  double* x_norms = nullptr;  ///< `norm_parts` times kept: squared norms of channels likewise
+  double* n_norms = nullptr;  ///< of N, where nothing is projected, or for the residual ...
+  double* r_norms = nullptr;  ///< ... and of R
   Index parts = 1;
   Index norm_parts = 1;
   double* sums = nullptr;           ///< of each block of a pass: one number, or three
@@ -44,6 +51,8 @@ struct Entry {
   float* channel_step = nullptr;    ///< ... and by what its gradient is multiplied
 
   Index values() const { return lines * length; }
+  /// Where C has the value of channel j and direction k.
+  APOLLO_HD Index in_n(Index j, Index k) const { return along ? j * setup.plan.rank + k : k * setup.plan.kept + j; }
 };
 
 /// Where a tensor stands. Written by kernels alone.
@@ -56,9 +65,11 @@ struct Progress {
   // For the kernels of one step:
   StepCoefficients<float> c;
   RandomStream weight_rounding;
-  double factor = 0;  ///< the step length of a channel is this times its scale
+  double factor = 0;       ///< the step length of a channel is this times its scale
+  std::int32_t fresh = 0;  ///< a basis was computed for the coming step
   std::int32_t active = 0;
   std::int32_t restarts = 0;  ///< moments count as zero
+  std::int32_t rotates = 0;   ///< moments are turned to new directions
 };
 
 /// One block's part of one tensor.
@@ -114,6 +125,21 @@ APOLLO_HD inline Run run_at(Index lines, Index length, Index number) {
   }
   run.count = static_cast<int>(min_of(left, Index{storage_block}));
   return run;
+}
+
+/// Where value `at` of a run lies: its line of memory and its place there.
+APOLLO_HD inline void place_of(const Entry& entry, const Run& run, int at, Index& line, Index& in_line) {
+  line = run.line, in_line = run.at + at;
+  if (entry.length < storage_block) {
+    line = (run.value + at) / entry.length;
+    in_line = run.value + at - line * entry.length;
+  }
+}
+/// By what that value's channel is multiplied.
+APOLLO_HD inline float channel_step_of(const Entry& entry, const Run& run, int at) {
+  Index line, in_line;
+  place_of(entry, run, at, line, in_line);
+  return entry.channel_step[entry.along ? line : in_line];
 }
 
 }  // namespace apollo::cuda

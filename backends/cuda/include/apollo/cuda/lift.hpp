@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel of updates that are lifted back from the projected space, W <- W - a (lift(C) + s o X).
+#pragma once
+
+#include <apollo/cuda/structured.hpp>
+
+namespace apollo::cuda {
+
+/// (C P) of up to `size` adjacent values of the weight's memory.
+template <bool dense, int size>
+struct Lift {
+  const Entry& entry;
+
+  APOLLO_HD void operator()(const Run& run, int at, int left, float* sum) const {
+    const Plan& plan = entry.setup.plan;
+    if constexpr (dense) {
+      if (entry.length >= storage_block) {  // then they lie in one line
+        const bool aligned = entry.length % size == 0;
+        const float* one = entry.along ? entry.n + run.line * plan.rank : entry.directions + run.line;
+        const Index stride = entry.along ? 1 : plan.removed;
+        const float* many = (entry.along ? entry.directions : entry.n) + run.at + at;
+        for (int i = 0; i < size; ++i) sum[i] = 0;
+        for (Index k = 0; k < plan.rank; ++k) {
+          float values[size];
+          read<size>(many + k * entry.length, aligned, left, values);
+          const float factor = one[k * stride];
+          for (int i = 0; i < size; ++i) sum[i] += factor * values[i];
+        }
+        return;
+      }
+    }
+    for (int i = 0; i < size; ++i) sum[i] = i < left ? single(run, at + i) : 0;
+  }
+
+ private:
+  APOLLO_HD float single(const Run& run, int at) const {
+    const Plan& plan = entry.setup.plan;
+    Index line, in_line;
+    place_of(entry, run, at, line, in_line);
+    const Index j = entry.along ? line : in_line, s = entry.along ? in_line : line;
+    if constexpr (dense) {
+      float sum = 0;
+      for (Index k = 0; k < plan.rank; ++k) sum += entry.n[entry.in_n(j, k)] * entry.directions[k * plan.removed + s];
+      return sum;
+    } else {
+      return signed_value(entry.n[entry.in_n(j, SparseTable(plan).bucket(entry.map, s))], entry.signs, s);
+    }
+  }
+};
+
+/// W <- (W before - a (lift(C) + s o X)) after, without s where there is no residual. Reads W (and G) once, writes W once, and
+/// reads C or P once for each line of memory.
+template <class Policies, class W, class G>
+struct ApplyLift {
+  static constexpr bool dense =
+      !Policies::Projection::random || is_drawn_as_matrix<typename Policies::Projection, true>();
+  static constexpr bool rounds = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
+  static constexpr bool residual = Policies::Granularity::residual;
+  using Values = Units<float>;  // of bfloat16 as well: eight at a time would need more registers than there are
+
+  static constexpr const char* kernel = "ApplyLift";
+  struct Shared {
+    RoundingBytes random[rounds ? runs_at_once : 1];
+  };
+  Tables tables;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    const Progress& progress = tables.progress_of(context.block());
+    const Index part = tables.number(context.block());
+    if (progress.active == 0) return;
+    for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
+      if constexpr (rounds) {
+        context.phase([&](int t) {
+          const int run = t / RoundingBytes::blocks;
+          const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
+          if (run < runs_at_once) shared.random[run].draw(progress.weight_rounding, number, t % RoundingBytes::blocks);
+        });
+        context.phase([&](int t) { step(entry, progress, part, turn, t, shared); });
+      } else {
+        context.last([&](int t) { step(entry, progress, part, turn, t, shared); });
+      }
+    }
+  }
+
+ private:
+  APOLLO_HD static void step(const Entry& entry, const Progress& progress, Index part, int turn, int t,
+                             const Shared& shared) {
+    constexpr int size = Values::size;
+    const float before = progress.c.decay_before, after = progress.c.decay_after;
+    const auto length = static_cast<float>(progress.c.step);
+    over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
+      for (int u = 0; u < Values::count; ++u) {
+        const int at = Values::at(lane, u);
+        if (at >= run.count) return;
+        const int left = min_of(size, run.count - at);
+        auto* weight = static_cast<W*>(entry.weight) + run.value + at;
+        float w[size], lifted[size];
+        Lift<dense, size>{entry}(run, at, left, lifted);
+        read<size>(weight, entry.aligned, left, w);
+        for (int i = 0; i < size; ++i) lifted[i] *= length;
+        if constexpr (residual) {
+          float g[size];
+          read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
+          for (int i = 0; i < left; ++i) lifted[i] += channel_step_of(entry, run, at + i) * g[i];
+        }
+        const RoundingBits<rounds ? size : 0> random(shared.random[rounds ? in_part : 0], at);
+        alignas(16) W result[size];
+        for (int i = 0; i < size; ++i) {
+          w[i] = after * (before * w[i] - lifted[i]);
+          result[i] = stored<W, rounds>(w[i], random.of(i));
+        }
+        write<size>(result, entry.aligned, left, weight);
+      }
+    });
+  }
+};
+
+}  // namespace apollo::cuda
