@@ -385,13 +385,17 @@ void check_save(const BasicOptimizer<Backend>& optimizer) {
     refuse_now("save() of a state that load() replaced in part; load a whole checkpoint first");
 }
 
-/// Replaces the state of every tensor by that of a file.
-template <class Backend, class Source>
-void restore(BasicOptimizer<Backend>& optimizer, Source&& file) {
+template <class Backend>
+void check_load(const BasicOptimizer<Backend>& optimizer) {
   if (optimizer.tick_open())
     refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
   if (optimizer.accumulating())
     refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
+}
+
+/// Replaces the state of every tensor by that of a file.
+template <class Backend, class Source>
+void restore(BasicOptimizer<Backend>& optimizer, Source&& file) {
   optimizer.restore_tick(read(optimizer.parameters(), file, [&] { optimizer.begin_restore(); }));
 }
 
@@ -412,6 +416,7 @@ std::vector<std::byte> save_bytes(const BasicOptimizer<Backend>& optimizer) {
 /// As load(), from the bytes of a file. `name` is what errors call them.
 template <class Backend>
 void load_bytes(BasicOptimizer<Backend>& optimizer, std::span<const std::byte> bytes, const std::string& name) {
+  checkpoint::check_load(optimizer);
   checkpoint::restore(optimizer, checkpoint::BytesSource(bytes, name));
 }
 
@@ -432,6 +437,7 @@ void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
 /// Peak memory: the header, and 4 MiB where arrays do not lie row by row.
 template <class Backend>
 void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
+  checkpoint::check_load(optimizer);
   checkpoint::restore(optimizer, InputFile(path));
 }
 
