@@ -43,11 +43,11 @@ inline void copy_large(char* to, const char* from, std::size_t size) {
   std::size_t done = 0;
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__CUDACC__)
   using Aligned = long long __attribute__((vector_size(16), may_alias));
-  using Anywhere = long long __attribute__((vector_size(16), may_alias, aligned(1)));
   if (size >= 65536 && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
     for (; done + 64 <= size; done += 64)
       for (std::size_t i = done; i < done + 64; i += 16) {
-        const Aligned value = *reinterpret_cast<const Anywhere*>(from + i);
+        Aligned value;
+        std::memcpy(&value, from + i, sizeof value);
 #if defined(__clang__)
         __builtin_nontemporal_store(value, reinterpret_cast<Aligned*>(to + i));
 #else
