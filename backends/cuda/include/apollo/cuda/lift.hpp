@@ -70,18 +70,8 @@ struct ApplyLift {
     const Progress& progress = tables.progress_of(context.block());
     const Index part = tables.number(context.block());
     if (progress.active == 0) return;
-    for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
-      if constexpr (rounds) {
-        context.phase([&](int t) {
-          const int run = t / RoundingBytes::blocks;
-          const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
-          if (run < runs_at_once) shared.random[run].draw(progress.weight_rounding, number, t % RoundingBytes::blocks);
-        });
-        context.phase([&](int t) { step(entry, progress, part, turn, t, shared); });
-      } else {
-        context.last([&](int t) { step(entry, progress, part, turn, t, shared); });
-      }
-    }
+    in_turns<rounds>(context, progress, part, shared.random,
+                     [&](int turn, int t) { step(entry, progress, part, turn, t, shared); });
   }
 
  private:

@@ -178,6 +178,25 @@ struct Finish {
   }
 };
 
+/// Calls step(turn, thread) for the runs of a part, runs_at_once of them a turn, once the random bits are there that round the
+/// weights of that turn.
+template <bool rounds, class Context, class Step>
+APOLLO_HD void in_turns(const Context& context, const Progress& progress, Index part, RoundingBytes* random,
+                        const Step& step) {
+  for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
+    if constexpr (rounds) {
+      context.phase([&](int t) {
+        const int run = t / RoundingBytes::blocks;
+        const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
+        if (run < runs_at_once) random[run].draw(progress.weight_rounding, number, t % RoundingBytes::blocks);
+      });
+      context.phase([&](int t) { step(turn, t); });
+    } else {
+      context.last([&](int t) { step(turn, t); });
+    }
+  }
+}
+
 /// W <- (W before - step_j X) after, X being the gradient or its momentum. Reads W and X once, writes W once.
 template <class Policies, class W, class G>
 struct Apply {
@@ -198,18 +217,8 @@ struct Apply {
     const Progress& progress = tables.progress_of(context.block());
     const Index part = tables.number(context.block());
     if (progress.active == 0) return;
-    for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
-      if constexpr (rounds) {
-        context.phase([&](int t) {
-          const int run = t / RoundingBytes::blocks;
-          const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
-          if (run < runs_at_once) shared.random[run].draw(progress.weight_rounding, number, t % RoundingBytes::blocks);
-        });
-        context.phase([&](int t) { step(entry, progress, part, turn, t, shared); });
-      } else {
-        context.last([&](int t) { step(entry, progress, part, turn, t, shared); });
-      }
-    }
+    in_turns<rounds>(context, progress, part, shared.random,
+                     [&](int turn, int t) { step(entry, progress, part, turn, t, shared); });
   }
 
  private:
