@@ -321,6 +321,7 @@ TEST_CASE("after each of 200 kills at random moments of a save the old file or t
     int status = 0;
     REQUIRE(::waitpid(child, &status, 0) == child);
     REQUIRE(WIFSIGNALED(status));
+    REQUIRE(WTERMSIG(status) == SIGKILL);  // and of nothing else
     inside += progress->started != progress->finished ? 1 : 0;
     apollo::load(run.optimizer, folder.file());
     const std::int64_t tick = run.optimizer.tick();
