@@ -330,11 +330,12 @@ concept DLTensorLike = requires(T& t) { t.data; t.dtype.lanes; t.shape; t.stride
 
 template <class T>
 constexpr Refusal refusal() {
-  if constexpr (Rules::fitting < T >> 1) return Refusal::two_rules;
+  constexpr int fitting = Rules::fitting<T>;
+  if constexpr (fitting > 1) return Refusal::two_rules;
   if constexpr (std::is_pointer_v<T>) return Refusal::pointer;
   if constexpr (DLTensorLike<T>) return Refusal::type_at_run_time;
   if constexpr (RangeOfRanges<T>) return Refusal::rows_apart;
-  if constexpr (Rules::fitting<T> == 1) return Refusal::unknown;
+  if constexpr (fitting == 1) return Refusal::unknown;
   if constexpr (HasOtherRank<T>) return Refusal::dimensions;
   if constexpr (HasShapeAlone<T>) return Refusal::no_strides;
   return Refusal::unknown;

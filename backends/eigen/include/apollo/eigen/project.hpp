@@ -71,7 +71,8 @@ struct EigenTiles {
       start_norms(buffers, end - begin);
       for (Index s = 0; s < plan.removed; s += lines_at_once) {
         const int lines = static_cast<int>(plan.removed - s < lines_at_once ? plan.removed - s : lines_at_once);
-        add_lines(x, begin, end - begin, nullptr, s, lines, 4, p + s, r + begin, buffers.squares, buffers.converted);
+        add_lines(x, begin, end - begin, nullptr, s, lines, lines_ahead, p + s, r + begin, buffers.squares,
+                  buffers.converted);
         flush_norms(buffers, end - begin);
       }
       finish_norms(buffers, x, begin, end, channel, summary);
@@ -157,6 +158,8 @@ struct EigenTiles {
 
   /// Lines whose squares may be summed in T.
   static constexpr Index lines_at_once = 256;
+  /// Lines that are read one after the other are fetched so many early.
+  static constexpr int lines_ahead = 4;
 
   /// One channel's sum of squares; where T could not hold it, it is summed again.
   template <class G>
