@@ -8,9 +8,9 @@
 #include <vector>
 
 #include <apollo/apollo.hpp>
-#include <apollo/cuda/batch.hpp>
 #include <apollo/cuda/device.hpp>
 #include <apollo/cuda/emulator.hpp>
+#include <apollo/cuda/typed_batch.hpp>
 
 namespace apollo::cuda {
 

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kind of step a composition of policies is on a device; every kind is a sequence of kernels in typed_batch.hpp.
+#pragma once
+
+#include <type_traits>
+
+#include <apollo/policy/projection.hpp>
+#include <apollo/policy/storage.hpp>
+#include <apollo/step/plan.hpp>
+
+namespace apollo::cuda {
+
+template <class Policies>
+struct Composition {
+  using Projection = typename Policies::Projection;
+  using Granularity = typename Policies::Granularity;
+  using Moments = typename Policies::Moments;
+  using Stored = stored_t<Moments, float>;
+
+  /// s o X with a scale of R = X P^T: APOLLO and its like.
+  static constexpr bool structured =
+      Projection::projects && !Granularity::elementwise && !Granularity::of_update && Moments::shared == Shared::none;
+  /// lift(C): Flora, GaLore and, with the residual, Fira.
+  static constexpr bool lifted =
+      Projection::projects && Granularity::elementwise && Moments::shared == Shared::none && Moments::buffers > 0;
+  static constexpr bool residual = Granularity::residual;
+  static constexpr bool projected = structured || lifted;
+  /// s o X with a scale of G itself, or of its momentum: structured AdamW and SCALE.
+  static constexpr bool unprojected =
+      !Projection::projects && !Granularity::elementwise && Moments::shared == Shared::none;
+  /// Every element its own step, times one of its channel's block: Adam-mini.
+  static constexpr bool by_block = Policies::by_block;
+  static constexpr bool by_channel = unprojected || by_block;
+
+  /// P is computed from gradients and kept.
+  static constexpr bool has_basis = std::is_same_v<Projection, SvdProjection>;
+  /// P is drawn: as tables of sparse signs, or as numbers.
+  static constexpr bool draws_signs = [] {
+    if constexpr (Projection::random)
+      return std::is_same_v<typename Projection::Sketch, SparseSign>;
+    else
+      return false;
+  }();
+  static constexpr bool draws_numbers = [] {
+    if constexpr (is_drawn_as_matrix<Projection, Projection::projects>())
+      return std::is_same_v<typename Projection::Sketch, Gaussian> ||
+             std::is_same_v<typename Projection::Sketch, Rademacher>;
+    else
+      return false;
+  }();
+
+  /// Whether this tensor's moments are turned to new directions at a refresh.
+  static bool rotates(const Settings& settings) {
+    return Moments::buffers > 0 && settings.on_refresh == OnRefresh::rotate;
+  }
+
+  static_assert(Policies::one_pass || projected || by_channel,
+                "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
+  static_assert(!unprojected || Moments::buffers == 0 || std::is_same_v<Stored, float>,
+                "apollo: apollo::cuda keeps moments of structured updates without a projection as float; see "
+                "docs/cuda.md.");
+  static_assert(
+      !projected || draws_signs || draws_numbers || has_basis,
+      "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher and SvdProjection; see docs/cuda.md.");
+  static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
+                "apollo: apollo::cuda keeps moments as float or apollo::bfloat16; see docs/cuda.md.");
+  static_assert(!Policies::Weights::keeps_remainder, "apollo: apollo::cuda has no SplitWeights; see docs/cuda.md.");
+};
+
+}  // namespace apollo::cuda
