@@ -265,6 +265,32 @@ TEST_CASE("a model of small and large tensors: same bits for any number of lanes
   CHECK(calls(30) == calls(9));
 }
 
+TEST_CASE("tensors that are a small part of a lane's share are dealt whole, once the model is large enough") {
+  constexpr Index rows = 513, cols = 512, size = rows * cols;  // one row more than Dealer::small_size elements
+  constexpr int enough = 32;                                   // sixteen for each of two lanes
+  std::vector<float> w(static_cast<std::size_t>((enough + 1) * size)), g(static_cast<std::size_t>(size), 1.0f);
+  Pool pool;
+  apollo::eigen::Optimizer optimizer{EigenBackend(pool.executor(2))};
+  const auto group = optimizer.add_group(apollo::SgdOptions{.lr = 0.5, .check_finite = false});
+  const auto add = [&](int number) {
+    optimizer.add(group, "w" + std::to_string(number), apollo::row_major(w.data() + number * size, rows, cols),
+                  apollo::row_major(g.data(), rows, cols));
+  };
+  const auto regions = [&] {
+    pool.calls = 0;
+    CHECK(optimizer.step().skipped == 0);
+    return pool.calls.load();
+  };
+  for (int i = 0; i < enough - 1; ++i) add(i);
+  CHECK(regions() >= enough - 1);
+  add(enough - 1);
+  CHECK(regions() == 1);  // those that were there before as well
+  add(enough);
+  CHECK(regions() == 1);
+  CHECK(w.front() == -1.5f);
+  CHECK(w.back() == -0.5f);
+}
+
 TEST_CASE("a backend's lanes need memory of their own for small tensors, one part for all of them") {
   const auto bytes = [](int lanes, Index rows, int tensors) {
     std::vector<float> w(static_cast<std::size_t>(2 * rows * 32));

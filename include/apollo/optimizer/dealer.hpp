@@ -2,6 +2,7 @@
 // Dealer: which tensors of a model are stepped on all lanes of a backend, and which are dealt to its lanes, each whole.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include <apollo/optimizer/parameter.hpp>
@@ -13,43 +14,68 @@ class Dealer {
  public:
   using Part = WorkspacePart<Backend>;
 
-  /// Tensors of at most so many elements are not worth several lanes.
+  /// Tensors of at most so many elements are not worth several lanes ...
   static constexpr Index small_size = Index{1} << 18;
+  /// ... nor are those of up to so many, as soon as each is at most a sixteenth of a lane's share of the model: lanes then end
+  /// at about the same time, and wait for each other once a step instead of several times a tensor.
+  static constexpr Index medium_size = Index{1} << 21;
+  static constexpr Index share = 16;
 
-  /// Reserves what a step of tensor number `index`, the next one, needs.
+  /// Reserves what a step of tensor number `index`, the next one, needs; and what those need that it makes worth dealing.
   void add(const Backend& backend, Workspace<Backend>& workspace, const Parameter<Backend>& parameter,
            std::size_t index) {
     const Shape shape = parameter.shape();
+    const Index size = shape.rows * shape.cols, total = total_ + size;
     parameter.reserve(backend, workspace);
-    if (backend.lanes() == 1 || shape.rows * shape.cols > small_size) return;
-    parameter.reserve_lanes(backend, workspace);
-    small_.push_back(index);
+    items_.reserve(index + 1);
+    dealt_.reserve(index + 1);
+    const Index by_share = std::min(medium_size, total / (share * backend.lanes()));
+    const Index most = backend.lanes() == 1 ? 0 : std::max(small_size, by_share);
+    for (const Item& item : items_)
+      if (!item.dealt && item.size <= most) item.parameter->reserve_lanes(backend, workspace);
+    if (size <= most) parameter.reserve_lanes(backend, workspace);
+
+    items_.push_back({&parameter, size, false});
+    total_ = total;
+    for (std::size_t i = 0; i < items_.size(); ++i)
+      if (!items_[i].dealt && items_[i].size <= most) deal(i);
   }
 
   /// Keeps tensors below `first`.
   void truncate(std::size_t first) {
-    while (!small_.empty() && small_.back() >= first) small_.pop_back();
+    for (std::size_t i = first; i < items_.size(); ++i) total_ -= items_[i].size;
+    items_.resize(std::min(first, items_.size()));
+    std::erase_if(dealt_, [&](std::size_t index) { return index >= first; });
   }
 
-  /// Calls body(index, backend, part) for every tensor: the large ones in turn, each on all lanes; then, in one parallel region,
-  /// the small ones, each on one lane. Which lane that is does not show. The body must not fail.
+  /// Calls body(index, backend, part) for every tensor: in turn those that take all lanes; then, in one parallel region, the
+  /// others, each on one lane, the largest first. Which lane that is does not show. The body must not fail.
   template <class Body>
   void for_each(const Backend& backend, Workspace<Backend>& workspace, std::size_t tensors, Body&& body) const {
-    auto next = small_.begin();
-    for (std::size_t index = 0; index < tensors; ++index) {
-      if (next != small_.end() && *next == index)
-        ++next;
-      else
-        body(index, backend, Part(workspace));
-    }
+    for (std::size_t index = 0; index < tensors; ++index)
+      if (!items_[index].dealt) body(index, backend, Part(workspace));
     const Backend lane = backend.lane();
-    backend.deal(static_cast<Index>(small_.size()), [&](Index at, int number) {
-      body(small_[static_cast<std::size_t>(at)], lane, workspace.lane(number));
+    backend.deal(static_cast<Index>(dealt_.size()), [&](Index at, int number) {
+      body(dealt_[static_cast<std::size_t>(at)], lane, workspace.lane(number));
     });
   }
 
  private:
-  std::vector<std::size_t> small_;  ///< ascending
+  struct Item {
+    const Parameter<Backend>* parameter = nullptr;
+    Index size = 0;
+    bool dealt = false;
+  };
+
+  void deal(std::size_t index) {
+    items_[index].dealt = true;
+    const auto larger = [&](std::size_t a, std::size_t b) { return items_[a].size > items_[b].size; };
+    dealt_.insert(std::upper_bound(dealt_.begin(), dealt_.end(), index, larger), index);
+  }
+
+  std::vector<Item> items_;         ///< by number of the tensor
+  std::vector<std::size_t> dealt_;  ///< the largest first
+  Index total_ = 0;
 };
 
 }  // namespace apollo

@@ -159,7 +159,7 @@ struct EigenTiles {
   /// Lines whose squares may be summed in T.
   static constexpr Index lines_at_once = 256;
   /// Lines that are read one after the other are fetched so many early.
-  static constexpr int lines_ahead = 4;
+  static constexpr int lines_ahead = 8;
 
   /// One channel's sum of squares; where T could not hold it, it is summed again.
   template <class G>

@@ -30,24 +30,10 @@ struct Lines : Vectors {
   template <class V, class T>
   APOLLO_KERNEL void add_lines(const V* x, Index stride, const std::int32_t* lines, const T* coefficients, int count,
                                int ahead, Index width, T* APOLLO_RESTRICT out, T* APOLLO_RESTRICT squares) {
-    Index i = 0;
-    if (squares == nullptr) {
-      for (; i + 4 * lanes<T> <= width; i += 4 * lanes<T>)
-        add_vectors<4, false>(x + i, stride, lines, coefficients, count, ahead, out + i, static_cast<T*>(nullptr));
-      for (; i + lanes<T> <= width; i += lanes<T>)
-        add_vectors<1, false>(x + i, stride, lines, coefficients, count, ahead, out + i, static_cast<T*>(nullptr));
-    } else {
-      for (; i + 4 * lanes<T> <= width; i += 4 * lanes<T>)
-        add_vectors<4, true>(x + i, stride, lines, coefficients, count, ahead, out + i, squares + i);
-      for (; i + lanes<T> <= width; i += lanes<T>)
-        add_vectors<1, true>(x + i, stride, lines, coefficients, count, ahead, out + i, squares + i);
-    }
-    for (; i < width; ++i)
-      for (int l = 0; l < count; ++l) {
-        const T value = x[(lines == nullptr ? l : lines[l]) * stride + i];
-        out[i] += coefficients[l] * value;
-        if (squares != nullptr) squares[i] += value * value;
-      }
+    if (squares == nullptr)
+      add_in_groups<false>(x, stride, lines, coefficients, count, ahead, width, out, squares);
+    else
+      add_in_groups<true>(x, stride, lines, coefficients, count, ahead, width, out, squares);
   }
 
   template <class T>
@@ -160,36 +146,54 @@ struct Lines : Vectors {
     return rest_squares;
   }
 
-  template <int vectors, bool with_squares, class V, class T>
-  APOLLO_PART void add_vectors(const V* x, Index stride, const std::int32_t* lines, const T* coefficients, int count,
-                               int ahead, T* out, T* squares) {
+  /// Lines are walked along, several abreast: down a column of lines, which may lie a multiple of a page apart, memory is slower.
+  template <bool with_squares, class V, class T>
+  APOLLO_PART void add_in_groups(const V* x, Index stride, const std::int32_t* lines, const T* coefficients, int count,
+                                 int ahead, Index width, T* APOLLO_RESTRICT out, T* APOLLO_RESTRICT squares) {
+    int l = 0;
+    for (; l + 8 <= count; l += 8)
+      add_group<8, with_squares>(x, stride, lines, coefficients, l, ahead, width, out, squares);
+    for (; l + 4 <= count; l += 4)
+      add_group<4, with_squares>(x, stride, lines, coefficients, l, ahead, width, out, squares);
+    for (; l < count; ++l) add_group<1, with_squares>(x, stride, lines, coefficients, l, ahead, width, out, squares);
+  }
+
+  template <int group, bool with_squares, class V, class T>
+  APOLLO_PART void add_group(const V* x, Index stride, const std::int32_t* lines, const T* coefficients, int first,
+                             int ahead, Index width, T* APOLLO_RESTRICT out, T* APOLLO_RESTRICT squares) {
     constexpr int n = lanes<T>;
     using Type = typename Vector<T, n>::Type;
     using Loose = typename Vector<T, n>::Loose;
-    Type sum[vectors], square[vectors];
-#pragma GCC unroll 4
-    for (int k = 0; k < vectors; ++k) {
-      sum[k] = *reinterpret_cast<const Loose*>(out + k * n);
-      if constexpr (with_squares) square[k] = *reinterpret_cast<const Loose*>(squares + k * n);
+    const V* line[group];
+    const V* later[group];
+    T coefficient[group];
+    for (int k = 0; k < group; ++k) {
+      const int l = first + k;
+      line[k] = x + (lines == nullptr ? l : lines[l]) * stride;
+      later[k] = x + (lines == nullptr ? l + ahead : lines[l + ahead]) * stride;
+      coefficient[k] = coefficients[l];
     }
-    for (int l = 0; l < count; ++l) {
-      const V* line = x + (lines == nullptr ? l : lines[l]) * stride;
-      const V* later = x + (lines == nullptr ? l + ahead : lines[l + ahead]) * stride;
-      const T coefficient = coefficients[l];
-#pragma GCC unroll 4
-      for (int k = 0; k < vectors; ++k) {
+    Index i = 0;
+    for (; i + n <= width; i += n) {
+      Type sum = *reinterpret_cast<const Loose*>(out + i), square = {};
+      if constexpr (with_squares) square = *reinterpret_cast<const Loose*>(squares + i);
+#pragma GCC unroll 8
+      for (int k = 0; k < group; ++k) {
         Type value;
-        __builtin_prefetch(later + k * n);
-        widen<T, n>(line + k * n, value);
-        sum[k] += coefficient * value;
-        if constexpr (with_squares) square[k] += value * value;
+        __builtin_prefetch(later[k] + i);
+        widen<T, n>(line[k] + i, value);
+        sum += coefficient[k] * value;
+        if constexpr (with_squares) square += value * value;
       }
+      *reinterpret_cast<Loose*>(out + i) = sum;
+      if constexpr (with_squares) *reinterpret_cast<Loose*>(squares + i) = square;
     }
-#pragma GCC unroll 4
-    for (int k = 0; k < vectors; ++k) {
-      *reinterpret_cast<Loose*>(out + k * n) = sum[k];
-      if constexpr (with_squares) *reinterpret_cast<Loose*>(squares + k * n) = square[k];
-    }
+    for (; i < width; ++i)
+      for (int k = 0; k < group; ++k) {
+        const T value = line[k][i];
+        out[i] += coefficient[k] * value;
+        if constexpr (with_squares) squares[i] += value * value;
+      }
   }
 
   /// Adds eight values to eight buckets, value l to bucket `turned` ^ l, negated where the highest bit of its sign is set.
