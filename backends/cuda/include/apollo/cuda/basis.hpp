@@ -13,8 +13,8 @@
 
 namespace apollo::cuda {
 
-/// What computes bases on one device, in memory that the tensors of a batch share.
-template <class Device>
+/// What computes bases on one device, in memory that the tensors of a batch share; kept in 4 bits where one `packs`.
+template <class Device, bool packs = false>
 class Basis {
   using Algebra = typename AlgebraOf<Device>::type;
   static_assert(
@@ -40,23 +40,31 @@ class Basis {
   }
   Index bytes() const { return arrays_.bytes() + eigen_.bytes(); }
 
-  /// Computes P of the gradient that is there now; false where that is not finite. Waits for the stream.
+  /// What a refresh says: whether there is a new basis, and how much of the one before a packed one kept, see note_refresh().
+  struct Outcome {
+    bool computed = false;
+    double kept = 0;
+  };
+
+  /// Computes P of the gradient that is there now, unless that is not finite. Waits for the stream.
   /// Cost: 8 kept removed (r + 8) flops an iteration; exact: 2 kept removed min and about 9 min^3. All in double.
   template <class G>
-  bool refresh(const Entry& entry, bool warm, std::int64_t index, Progress* progress, Stream stream) const {
+  Outcome refresh(const Entry& entry, bool warm, std::int64_t index, Progress* progress, Stream stream) const {
     const Plan& plan = entry.setup.plan;
     const SvdMethod method = entry.setup.settings.svd;
     Carver carver(arrays_.template as<std::byte>());
     Run<G> run{*this, entry, plan, Arrays::carve(carver, plan, method), progress, stream};
-    const double energy = run.energy();
-    if (!bits::finite(energy) || energy > 1e76) return false;  // R might overflow later
+    const double energy = run.sum_of_squares(static_cast<const G*>(entry.gradient), entry.values());
+    if (!bits::finite(energy) || energy > 1e70) return {};  // Begin skips it
+    if constexpr (packs) run.open_packed(run.a.before);
     const RandomStream start{entry.setup.settings.seed, entry.setup.id, Stream_::start,
                              static_cast<std::uint64_t>(index)};
     if (method == SvdMethod::exact)
       run.exact(start);
     else
       run.subspace(start, warm, energy);
-    return true;
+    if constexpr (packs) return {true, run.share_kept()};
+    return {true};
   }
 
  private:
@@ -75,6 +83,8 @@ class Basis {
     double* cross = nullptr;
     double* values = nullptr;
     double* opened = nullptr;
+    double* before = nullptr;  ///< of a packed basis: rank x removed, and ...
+    float* fresh = nullptr;    ///< ... the new one before it is packed
 
     static Arrays carve(Carver& carver, const Plan& plan, SvdMethod method) {
       constexpr Index at_once = Index{1} << 22;  // numbers of a panel: 32 MiB
@@ -92,6 +102,10 @@ class Basis {
       arrays.values = carver.take<double>(arrays.count < SquareSum<float>::most_blocks ? SquareSum<float>::most_blocks
                                                                                        : arrays.count);
       arrays.opened = carver.take<double>(arrays.panel * longer);
+      if constexpr (packs) {
+        arrays.before = carver.take<double>(plan.rank * plan.removed);
+        arrays.fresh = carver.take<float>(plan.rank * plan.removed);
+      }
       return arrays;
     }
   };
@@ -109,9 +123,10 @@ class Basis {
     static constexpr double dependent =
         1e-12;  ///< a part of the largest square: a line that the others span, or rounding
 
-    double energy() const {
-      const Index count = min_of(SquareSum<G>::most_blocks, blocks(entry.values()));
-      launch(SquareSum<G>{gradient(), entry.values(), count, a.values}, count);
+    template <class V>
+    double sum_of_squares(const V* from, Index size) const {
+      const Index count = min_of(SquareSum<V>::most_blocks, blocks(size));
+      launch(SquareSum<V>{from, size, count, a.values}, count);
       double sum = 0;
       for (const double part : host(a.values, count)) sum += part;
       return sum;
@@ -127,7 +142,11 @@ class Basis {
         orthonormalise(a.p, all - known, removed);
       }
       if (warm) {
-        launch(OpenDirections{entry.directions, r * removed, a.p + (all - r) * removed}, blocks(r * removed));
+        double* to = a.p + (all - r) * removed;
+        if constexpr (packs)
+          open_packed(to);
+        else
+          launch(OpenDirections{entry.directions, r * removed, to}, blocks(r * removed));
       }
       double before = 0;
       std::vector<double> values;
@@ -160,13 +179,26 @@ class Basis {
       eigen(n);
       const double* leading = a.gram + (n - r) * n;
       if (direct) {
-        launch(StoreDirections{leading + (r - 1) * n, removed, entry.directions, entry.old_directions, progress}, r);
+        store(leading + (r - 1) * n);
         return;
       }
       over_panels(true, [&](Index first, Index count, const Block& lines) {
         product({const_cast<double*>(leading) + first, r, count, n}, lines, {a.p, r, removed, removed}, first > 0);
       });
       finish(start, orthonormalise(a.p, r, removed), r);
+    }
+
+    /// The basis that is kept in 4 bits, rank x removed.
+    template <class T>
+    void open_packed(T* to) const {
+      launch(OpenPacked<T>{entry.packed, plan.rank, plan.removed, to}, blocks(plan.rank * plan.removed));
+    }
+    /// Of what is kept now: |P before^T|^2 / r.
+    double share_kept() const {
+      const Index r = plan.rank, removed = plan.removed;
+      open_packed(a.p);
+      product({a.p, r, removed, removed}, Block{a.before, r, removed, removed}.transpose(), {a.cross, r, r, r}, false);
+      return sum_of_squares(a.cross, r * r) / static_cast<double>(r);
     }
 
    private:
@@ -260,8 +292,19 @@ class Basis {
           orthonormalise(open, missing, removed);
         }
       }
-      launch(StoreDirections{a.p + (count - 1) * removed, removed, entry.directions, entry.old_directions, progress},
-             r);
+      store(a.p + (count - 1) * removed);
+    }
+
+    /// Lines from the last on become P.
+    void store(const double* last) const {
+      const Index r = plan.rank, removed = plan.removed;
+      if constexpr (packs) {
+        if (entry.old_directions != nullptr) open_packed(entry.old_directions);
+        launch(StoreDirections{last, removed, a.fresh, nullptr, progress}, r);
+        launch(PackDirections{a.fresh, r, removed, entry.packed}, PackedBasis::groups(r * removed));
+      } else {
+        launch(StoreDirections{last, removed, entry.directions, entry.old_directions, progress}, r);
+      }
     }
 
     /// Lines that are orthonormal but for a small error E lose it without being turned: V - E V / 2.

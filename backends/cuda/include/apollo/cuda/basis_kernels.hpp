@@ -39,13 +39,13 @@ struct OpenPanel {
   }
 };
 
-/// A share of |G|^2 for each of `blocks`, at most most_blocks.
-template <class G>
+/// A share of the sum of squares for each of `blocks`, at most most_blocks.
+template <class V>
 struct SquareSum {
   static constexpr const char* kernel = "SquareSum";
   static constexpr Index most_blocks = 1024;
   using Shared = SumMemory;
-  const G* from = nullptr;
+  const V* from = nullptr;
   Index size = 0, blocks = 0;
   double* to = nullptr;
 
@@ -54,7 +54,7 @@ struct SquareSum {
     typename Context::template Each<double> sum;
     context.phase([&](int t) {
       for (Index at = context.block() * threads + t; at < size; at += blocks * threads) {
-        const auto value = static_cast<double>(static_cast<float>(from[at]));
+        const double value = opened(from[at]);
         sum[t] += value * value;
       }
     });
@@ -63,6 +63,11 @@ struct SquareSum {
       if (t == 0) to[context.block()] = total;
     });
   }
+
+ private:
+  APOLLO_HD static double opened(double value) { return value; }
+  APOLLO_HD static double opened(float value) { return static_cast<double>(value); }
+  APOLLO_HD static double opened(bfloat16 value) { return static_cast<double>(static_cast<float>(value)); }
 };
 
 /// Normal numbers: number i of the stream is the i-th.
@@ -174,6 +179,68 @@ struct OpenDirections {
     context.last([&](int t) {
       over_values(context.block(), t, size, [&](Index at) { to[at] = static_cast<double>(from[at]); });
     });
+  }
+};
+
+/// A packed basis as numbers, rank x removed.
+template <class T>
+struct OpenPacked {
+  static constexpr const char* kernel = "OpenPacked";
+  struct Shared {
+    char none;
+  };
+  PackedBasis from;
+  Index rank = 0, removed = 0;
+  T* to = nullptr;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared&) const {
+    context.last([&](int t) {
+      over_values(context.block(), t, rank * removed, [&](Index at) {
+        const Index k = at / removed, s = at - k * removed;
+        to[at] = static_cast<T>(from.value(s * rank + k));
+      });
+    });
+  }
+};
+
+/// The other way round: a group a block.
+struct PackDirections {
+  static constexpr const char* kernel = "PackDirections";
+  struct Shared {
+    float low[threads];
+    float high[threads];
+  };
+  static_assert(PackedBasis::group == threads);
+  const float* from = nullptr;
+  Index rank = 0, removed = 0;
+  PackedBasis to;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Index number = context.block(), first = number * PackedBasis::group;
+    const int count = PackedBasis::count_of(number, rank * removed);
+    context.phase([&](int t) { shared.low[t] = shared.high[t] = value(first + (t < count ? t : 0)); });
+    for (int half = threads / 2; half > 0; half /= 2)
+      context.phase([&](int t) {
+        if (t >= half) return;
+        if (shared.low[t + half] < shared.low[t]) shared.low[t] = shared.low[t + half];
+        if (shared.high[t + half] > shared.high[t]) shared.high[t] = shared.high[t + half];
+      });
+    context.last([&](int t) {
+      const PackedBasis::Packer packer(shared.low[0], shared.high[0]);
+      const int i = 2 * t;
+      if (t == 0) to.ranges[number] = packer.range;
+      if (i < count)
+        to.codes[(first + i) / 2] =
+            PackedBasis::both(packer.code(value(first + i)), i + 1 < count ? packer.code(value(first + i + 1)) : 0u);
+    });
+  }
+
+ private:
+  APOLLO_HD float value(Index i) const {
+    const Index s = i / rank, k = i - s * rank;
+    return from[k * removed + s];
   }
 };
 

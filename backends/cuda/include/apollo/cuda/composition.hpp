@@ -32,8 +32,9 @@ struct Composition {
   static constexpr bool by_block = Policies::by_block;
   static constexpr bool by_channel = unprojected || by_block;
 
-  /// P is computed from gradients and kept.
-  static constexpr bool has_basis = std::is_same_v<Projection, SvdProjection>;
+  /// P is computed from gradients and kept, as numbers or in 4 bits.
+  static constexpr bool has_basis = computes_basis<Projection>;
+  static constexpr bool packs = packs_basis<Projection>;
   /// P is drawn: as tables of sparse signs, or as numbers.
   static constexpr bool draws_signs = [] {
     if constexpr (Projection::random)
@@ -61,7 +62,8 @@ struct Composition {
                 "docs/cuda.md.");
   static_assert(
       !projected || draws_signs || draws_numbers || has_basis,
-      "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher and SvdProjection; see docs/cuda.md.");
+      "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher, SvdProjection and Int4SvdProjection; see "
+      "docs/cuda.md.");
   static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
                 "apollo: apollo::cuda keeps moments as float or apollo::bfloat16; see docs/cuda.md.");
   static_assert(!Policies::Weights::keeps_remainder, "apollo: apollo::cuda has no SplitWeights; see docs/cuda.md.");

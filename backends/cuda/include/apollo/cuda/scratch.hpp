@@ -41,7 +41,7 @@ class StepScratch {
       parts[Pass::by_moment] = LowRankMoments<Policies>::parts(plan);
       if (Is::rotates(entry.setup.settings)) {
         parts[Pass::old_draw] = Is::draws_signs ? 1 : parts[Pass::by_draw];
-        parts[Pass::by_turn] = Is::draws_signs ? TurnSparse::parts(plan) : TurnDense::parts(plan);
+        parts[Pass::by_turn] = Is::draws_signs ? TurnSparse::parts(plan) : TurnDense<>::parts(plan);
         parts[Pass::by_rotation] = parts[Pass::by_moment];
       }
       if (Is::residual) parts[Pass::by_residual] = ResidualScales<Policies, G>::parts(plan);

@@ -23,6 +23,7 @@ struct Entry {
   const void* gradient = nullptr;  ///< null: no gradient
   void* moment[2] = {};
   float* shared = nullptr;  ///< V of each block of channels
+  PackedBasis packed;       ///< P^T, where it is kept in 4 bits
 
   Index lines = 0;       ///< of memory: rows of a row-major matrix
   Index length = 0;      ///< of a line

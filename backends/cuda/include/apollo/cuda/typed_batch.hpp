@@ -23,6 +23,7 @@ class TypedBatch final : public Batch<Device> {
 
   using Projection = typename Policies::Projection;
   using Granularity = typename Policies::Granularity;
+  using Directions = DirectionsOf<Policies>;
 
  public:
   std::size_t add(const Device& device, const TensorRequest& request, Stream stream) override {
@@ -55,7 +56,11 @@ class TypedBatch final : public Batch<Device> {
       entry.moment[b] = tensor.moments.template as<std::byte>() + b * up_to_16(one);
     if constexpr (Is::has_basis) {
       tensor.basis = Memory<Device>(device, basis_bytes(plan), request.name, "optimizer state");
-      entry.directions = tensor.basis.template as<float>();
+      if constexpr (Is::packs)
+        entry.packed = {tensor.basis.template as<std::uint8_t>() + ranges_bytes(plan),
+                        tensor.basis.template as<GroupRange>()};
+      else
+        entry.directions = tensor.basis.template as<float>();
     }
     if constexpr (Is::by_block) {
       tensor.shared =
@@ -65,9 +70,9 @@ class TypedBatch final : public Batch<Device> {
     StepScratch<Policies, G>::reserve(device, request.name, tensor, parts);
     if constexpr (Is::by_block) device.clear(entry.shared, tensor.shared.bytes(), stream);
     if constexpr (Is::has_basis) {
-      if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device>>(device);
+      if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device, Is::packs>>(device);
       basis_->reserve(plan, request.settings.svd, request.name);
-      device.clear(entry.directions, tensor.basis.bytes(), stream);
+      device.clear(tensor.basis.template as<void>(), tensor.basis.bytes(), stream);
     }
     if (Moments::buffers > 0) device.clear(entry.moment[0], tensor.moments.bytes(), stream);
     device.wait(stream);  // steps may come on another stream
@@ -81,15 +86,22 @@ class TypedBatch final : public Batch<Device> {
       for (std::size_t i = 0; i < this->size(); ++i) {
         const Entry& entry = this->tensor(i).entry;
         if (entry.gradient == nullptr) continue;  // it takes no steps either
-        const Progress progress = this->progress(device, i, stream);
+        Progress progress = this->progress(device, i, stream);
+        Record& record = progress.record;
         const TensorSetup& setup = entry.setup;
-        const std::int64_t steps = progress.record.steps, gap = setup.settings.update_proj_gap;
-        std::int64_t left = gap - (steps + setup.settings.refresh_phase) % gap;
-        if (setup.refresh_due(steps)) {
-          left = 1;  // it may be skipped, and is due again then
-          if (progress.fresh == 0)
-            basis_->template refresh<G>(entry, steps > 0, setup.refresh_index(steps), this->progress_on_device(i),
-                                        stream);
+        std::int64_t left = 1;  // a step may be skipped, and the basis is due again then
+        if (progress.fresh == 0 && refresh_due<Projection>(setup, record)) {
+          const std::int64_t index = Is::packs ? record.refreshes : setup.refresh_index(record.steps);
+          const auto outcome =
+              basis_->template refresh<G>(entry, record.steps > 0, index, this->progress_on_device(i), stream);
+          if constexpr (Is::packs)
+            if (outcome.computed) {
+              note_refresh(setup.settings, outcome.kept, record);
+              progress.fresh = 1;
+              this->set_progress(device, i, progress, stream);
+            }
+        } else if (progress.fresh == 0) {
+          left = steps_left(setup, record);
         }
         if (left < next) next = left;
       }
@@ -120,9 +132,16 @@ class TypedBatch final : public Batch<Device> {
     for (int b = 0; b < Moments::buffers; ++b)
       device.read(host->state.moment[b].data(), tensor.entry.moment[b], tensor.moment_bytes, stream);
     if constexpr (Is::has_basis) {
-      std::vector<float> lines(basis_size(tensor));
-      device.read(lines.data(), tensor.entry.directions, tensor.basis.bytes(), stream);
-      turn(tensor, lines.data(), host->state.basis.data(), false);
+      if constexpr (Is::packs) {
+        device.read(host->state.packed_ranges.data(), tensor.entry.packed.ranges, host->state.packed_ranges.bytes(),
+                    stream);
+        device.read(host->state.packed_codes.data(), tensor.entry.packed.codes, host->state.packed_codes.bytes(),
+                    stream);
+      } else {
+        std::vector<float> lines(basis_size(tensor));
+        device.read(lines.data(), tensor.entry.directions, tensor.basis.bytes(), stream);
+        turn(tensor, lines.data(), host->state.basis.data(), false);
+      }
     }
     if constexpr (Is::by_block)
       device.read(host->state.shared[0].data(), tensor.entry.shared, tensor.shared.bytes(), stream);
@@ -135,9 +154,16 @@ class TypedBatch final : public Batch<Device> {
     for (int b = 0; b < Moments::buffers; ++b)
       device.write(tensor.entry.moment[b], host.state.moment[b].data(), tensor.moment_bytes, stream);
     if constexpr (Is::has_basis) {
-      std::vector<float> lines(basis_size(tensor));
-      turn(tensor, lines.data(), host.state.basis.data(), true);
-      device.write(tensor.entry.directions, lines.data(), tensor.basis.bytes(), stream);
+      if constexpr (Is::packs) {
+        device.write(tensor.entry.packed.ranges, host.state.packed_ranges.data(), host.state.packed_ranges.bytes(),
+                     stream);
+        device.write(tensor.entry.packed.codes, host.state.packed_codes.data(), host.state.packed_codes.bytes(),
+                     stream);
+      } else {
+        std::vector<float> lines(basis_size(tensor));
+        turn(tensor, lines.data(), host.state.basis.data(), true);
+        device.write(tensor.entry.directions, lines.data(), tensor.basis.bytes(), stream);
+      }
     }
     if constexpr (Is::by_block)
       device.write(tensor.entry.shared, host.state.shared[0].data(), tensor.shared.bytes(), stream);
@@ -183,8 +209,8 @@ class TypedBatch final : public Batch<Device> {
       run(Pass::across_channels, ProjectSparseAcross<G>{});
     } else {
       if constexpr (Is::draws_numbers) run(Pass::by_draw, DrawDense<typename Projection::Sketch>{});
-      run(Pass::along_channels, ProjectDenseAlong<G>{});
-      run(Pass::across_channels, ProjectDenseAcross<G>{});
+      run(Pass::along_channels, ProjectDenseAlong<G, Directions>{});
+      run(Pass::across_channels, ProjectDenseAcross<G, Directions>{});
     }
     run(Pass::by_tensor, Begin<Policies>{});
     if constexpr (Moments::buffers > 0) {  // where a tensor's are turned at all
@@ -193,7 +219,7 @@ class TypedBatch final : public Batch<Device> {
         run(Pass::by_turn, TurnSparse{});
       } else {
         if constexpr (Is::draws_numbers) run(Pass::old_draw, DrawOldDense<typename Projection::Sketch>{});
-        run(Pass::by_turn, TurnDense{});
+        run(Pass::by_turn, TurnDense<Directions>{});
       }
       run(Pass::by_rotation, RotateMoments<Policies>{});
     }
@@ -214,7 +240,18 @@ class TypedBatch final : public Batch<Device> {
   // --- state ------------------------------------------------------------------------------------------------------------
 
   static constexpr Index basis_bytes(const Plan& plan) {
-    return plan.rank * plan.removed * static_cast<Index>(sizeof(float));
+    const Index size = plan.rank * plan.removed;
+    return Is::packs ? PackedBasis::bytes(size) : size * static_cast<Index>(sizeof(float));
+  }
+  /// Of a packed basis, whose codes lie behind its ranges.
+  static constexpr Index ranges_bytes(const Plan& plan) {
+    return PackedBasis::groups(plan.rank * plan.removed) * static_cast<Index>(sizeof(GroupRange));
+  }
+  /// Steps until a basis that is not due now is.
+  static std::int64_t steps_left(const TensorSetup& setup, const Record& record) {
+    if (Is::packs) return record.next_refresh - record.steps;
+    const std::int64_t gap = setup.settings.update_proj_gap;
+    return gap - (record.steps + setup.settings.refresh_phase) % gap;
   }
   static std::size_t basis_size(const Tensor<Device>& tensor) {
     return static_cast<std::size_t>(tensor.entry.setup.plan.rank * tensor.entry.setup.plan.removed);
@@ -255,7 +292,7 @@ class TypedBatch final : public Batch<Device> {
       check.fail("the removed side, " + text(plan.removed) + ", must be below " + text(Index{1} << 31) + " on a GPU");
   }
 
-  std::unique_ptr<std::conditional_t<Is::has_basis, Basis<Device>, int>> basis_;
+  std::unique_ptr<std::conditional_t<Is::has_basis, Basis<Device, Is::packs>, int>> basis_;
 
   Index shared_bytes() const override {
     if constexpr (Is::has_basis) return basis_ == nullptr ? 0 : basis_->bytes();
