@@ -75,6 +75,9 @@ std::vector<Outcome> run_members(const Device& device) {
   outcomes.push_back(
       run<QGaLore<AdamMoments<>>>(device, "Q-GaLore, fp32 moments",
                                   {.lr = 0.01, .rank = 4, .update_proj_gap = 2, .on_refresh = OnRefresh::rotate}));
+  outcomes.push_back(
+      run<GaLoreAdafactor<>>(device, "GaLore with Adafactor's moments",
+                             {.lr = 0.01, .rank = 4, .update_proj_gap = 2, .on_refresh = OnRefresh::rotate}));
   outcomes.push_back(run<Fira<>>(device, "Fira", {.lr = 0.01, .rank = 3, .update_proj_gap = 2}));
   outcomes.push_back(run<ApolloSvd<>>(device, "APOLLO over singular vectors", {.lr = 0.01, .rank = 4}));
   return outcomes;

@@ -415,9 +415,7 @@ class Pipeline {
     factored::store(state, scratch);
     const double squared = session.multiply_outer(plan, scratch.r, scratch.channel_step, scratch.column_factor);
     if (Policies::factored_gradient) return 1;  // its mean is not clipped
-    const double rms = __builtin_sqrt(squared / static_cast<double>(plan.kept * plan.rank));
-    const double excess = rms / setup.settings.clip_threshold;
-    return excess > 1 ? excess : 1;
+    return factored::excess(setup.settings, squared, plan.moment_size());
   }
 
   /// C and s of U = scale lift(N) + s o (X - share lift(R)), the limiter on the second term alone. C is left in scratch.n.

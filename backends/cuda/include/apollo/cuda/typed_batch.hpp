@@ -43,6 +43,11 @@ class TypedBatch final : public Batch<Device> {
     entry.aligned = is_aligned(request.weight, request.gradient) && Base::runs_are_aligned(entry.length, entry.lines);
 
     if constexpr (Is::projected) check_projection(plan, request);
+    if constexpr (Is::dense_factors && !std::is_same_v<Stored, float>)
+      if (!ApplyScaled<Policies, W, G>::moments_in_order(plan))
+        Check{request.name}.fail("shape " + text(request.shape) +
+                                 " is a matrix; without a projection apollo::cuda keeps " +
+                                 "its factored mean as float");
 
     PartCounts parts;
     parts[Pass::by_tensor] = 1;
@@ -62,13 +67,13 @@ class TypedBatch final : public Batch<Device> {
       else
         entry.directions = tensor.basis.template as<float>();
     }
-    if constexpr (Is::by_block) {
-      tensor.shared =
-          Memory<Device>(device, plan.blocks() * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
+    if constexpr (Is::by_block || Is::factors) {
+      const Index size = vector_size<Policies>(plan, 0) + vector_size<Policies>(plan, 1);
+      tensor.shared = Memory<Device>(device, size * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
       entry.shared = tensor.shared.template as<float>();
     }
     StepScratch<Policies, G>::reserve(device, request.name, tensor, parts);
-    if constexpr (Is::by_block) device.clear(entry.shared, tensor.shared.bytes(), stream);
+    if constexpr (Is::by_block || Is::factors) device.clear(entry.shared, tensor.shared.bytes(), stream);
     if constexpr (Is::has_basis) {
       if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device, Is::packs>>(device);
       basis_->reserve(plan, request.settings.svd, request.name);
@@ -114,6 +119,8 @@ class TypedBatch final : public Batch<Device> {
       step_projected(run);
     else if constexpr (Is::by_channel)
       step_by_channel(run);
+    else if constexpr (Is::dense_factors)
+      step_dense_factors(run);
     else
       step_elementwise(run);
   }
@@ -143,8 +150,8 @@ class TypedBatch final : public Batch<Device> {
         turn(tensor, lines.data(), host->state.basis.data(), false);
       }
     }
-    if constexpr (Is::by_block)
-      device.read(host->state.shared[0].data(), tensor.entry.shared, tensor.shared.bytes(), stream);
+    over_shared(tensor, host->state,
+                [&](float* there, float* here, Index bytes) { device.read(here, there, bytes, stream); });
     host->state.record = this->progress(device, number, stream).record;
     return host;
   }
@@ -165,14 +172,26 @@ class TypedBatch final : public Batch<Device> {
         device.write(tensor.entry.directions, lines.data(), tensor.basis.bytes(), stream);
       }
     }
-    if constexpr (Is::by_block)
-      device.write(tensor.entry.shared, host.state.shared[0].data(), tensor.shared.bytes(), stream);
+    over_shared(tensor, host.state,
+                [&](float* there, float* here, Index bytes) { device.write(there, here, bytes, stream); });
     Progress progress;
     progress.record = host.state.record;
     this->set_progress(device, number, progress, stream);
   }
 
  private:
+  /// Calls body(on the device, on the host, bytes) for the vectors of what elements share.
+  template <class HostArrays, class Body>
+  static void over_shared(const Tensor<Device>& tensor, HostArrays& state, Body&& body) {
+    float* there = tensor.entry.shared;
+    for (int v = 0; v < 2; ++v) {
+      const Index size = vector_size<Policies>(tensor.entry.setup.plan, v);
+      if (size == 0) continue;
+      body(there, state.shared[v].data(), size * static_cast<Index>(sizeof(float)));
+      there += size;
+    }
+  }
+
   // --- the kinds of step: run(pass, kernel) enqueues one kernel for all tensors -------------------------------------------
 
   template <class Run>
@@ -201,6 +220,25 @@ class TypedBatch final : public Batch<Device> {
     }
   }
 
+  /// The sums of squares of G's rows and columns.
+  template <class Run>
+  static void sum_sides(const Run& run) {
+    run(Pass::by_line, AlongChannels<SideSquares<G, true>>{});
+    run(Pass::by_place, AcrossChannels<SideSquares<G, false>>{});
+  }
+
+  template <class Run>
+  static void step_dense_factors(const Run& run) {
+    sum_sides(run);
+    run(Pass::by_tensor, Begin<Policies>{});
+    run(Pass::by_tensor, Factors<Policies>{});
+    if constexpr (Policies::factored) {
+      run(Pass::by_run, ScaledNorm<G>{});
+      run(Pass::by_tensor, Clip{});
+    }
+    run(Pass::by_run, ApplyScaled<Policies, W, G>{});
+  }
+
   template <class Run>
   static void step_projected(const Run& run) {
     if constexpr (Is::draws_signs) {
@@ -209,11 +247,16 @@ class TypedBatch final : public Batch<Device> {
       run(Pass::across_channels, ProjectSparseAcross<G>{});
     } else {
       if constexpr (Is::draws_numbers) run(Pass::by_draw, DrawDense<typename Projection::Sketch>{});
-      run(Pass::along_channels, ProjectDenseAlong<G, Directions>{});
-      run(Pass::across_channels, ProjectDenseAcross<G, Directions>{});
+      if constexpr (Policies::factored_gradient) {  // R is of what the factors leave of G
+        sum_sides(run);
+        run(Pass::by_tensor, Begin<Policies>{});
+        run(Pass::by_tensor, Factors<Policies>{});
+      }
+      run(Pass::along_channels, ProjectDenseAlong<G, ProjectedOn<Policies>>{});
+      run(Pass::across_channels, ProjectDenseAcross<G, ProjectedOn<Policies>>{});
     }
-    run(Pass::by_tensor, Begin<Policies>{});
-    if constexpr (Moments::buffers > 0) {  // where a tensor's are turned at all
+    if constexpr (!Policies::factored_gradient) run(Pass::by_tensor, Begin<Policies>{});
+    if constexpr (Is::turns) {  // where a tensor's are turned at all
       if constexpr (Is::draws_signs) {
         run(Pass::old_draw, DrawOldSparse{});
         run(Pass::by_turn, TurnSparse{});
@@ -221,9 +264,20 @@ class TypedBatch final : public Batch<Device> {
         if constexpr (Is::draws_numbers) run(Pass::old_draw, DrawOldDense<typename Projection::Sketch>{});
         run(Pass::by_turn, TurnDense<Directions>{});
       }
-      run(Pass::by_rotation, RotateMoments<Policies>{});
+      if constexpr (Policies::factored)
+        run(Pass::by_tensor, TurnColumns{});
+      else
+        run(Pass::by_rotation, RotateMoments<Policies>{});
     }
-    run(Pass::by_moment, LowRankMoments<Policies>{});
+    if constexpr (Policies::factored) {
+      run(Pass::by_line, AlongChannels<ProjectedSquares<true>>{});
+      run(Pass::by_place, AcrossChannels<ProjectedSquares<false>>{});
+      run(Pass::by_tensor, Factors<Policies>{});
+      run(Pass::by_moment, ScaleProjected{});
+      run(Pass::by_tensor, Clip{});
+    } else {
+      run(Pass::by_moment, LowRankMoments<Policies>{});
+    }
     if constexpr (Is::residual) {
       run(Pass::by_residual, ResidualScales<Policies, G>{});
       run(Pass::by_tensor, Finish<Policies>{});
