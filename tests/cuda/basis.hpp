@@ -72,6 +72,12 @@ std::vector<Outcome> run_members(const Device& device) {
                                    {.lr = 0.01, .rank = 4, .update_proj_gap = 2, .on_refresh = OnRefresh::rotate}));
   outcomes.push_back(
       run<GaLore<>>(device, "GaLore, exact", {.lr = 0.01, .rank = 4, .update_proj_gap = 2, .svd = SvdMethod::exact}));
+  outcomes.push_back(
+      run<QGaLore<AdamMoments<>>>(device, "Q-GaLore, fp32 moments",
+                                  {.lr = 0.01, .rank = 4, .update_proj_gap = 2, .on_refresh = OnRefresh::rotate}));
+  outcomes.push_back(
+      run<GaLoreAdafactor<>>(device, "GaLore with Adafactor's moments",
+                             {.lr = 0.01, .rank = 4, .update_proj_gap = 2, .on_refresh = OnRefresh::rotate}));
   outcomes.push_back(run<Fira<>>(device, "Fira", {.lr = 0.01, .rank = 3, .update_proj_gap = 2}));
   outcomes.push_back(run<ApolloSvd<>>(device, "APOLLO over singular vectors", {.lr = 0.01, .rank = 4}));
   return outcomes;

@@ -122,6 +122,12 @@ std::vector<Outcome> run_members(const Device& device) {
   suite.template run<Flora<>, float, float>("Flora by normals, fp32", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
   suite.template run<Flora<RandomProjection<SparseSign>, MeanMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
       "Flora by sparse signs, all stochastic", {.lr = 0.01, .rank = 16, .update_proj_gap = 2});
+  suite.template run<FloraFactored<>, float, float>("Flora on factored moments, fp32",
+                                                    {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
+  suite.template run<FloraFactored<FactoredMeanMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
+      "Flora on factored moments, all stochastic", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
+  suite.template run<StructuredOptimizer<AdafactorMoments>, float, bfloat16>("Adafactor's moments, fp32",
+                                                                             {.lr = 0.01, .eps = 1e-12});
   suite.template run<StructuredAdamW<>, float, float>("structured AdamW, fp32", {.lr = 0.01});
   suite.template run<StructuredAdamW<StochasticWeights>, bfloat16, bfloat16>("structured AdamW, bf16", {.lr = 0.01});
   suite.template run<ColumnNormalizedSgd<>, float, bfloat16>("SCALE, fp32, bf16 gradients", {.lr = 0.01});

@@ -12,6 +12,8 @@ using apollo::FiraOptions;
 using apollo::GaLore;
 using apollo::GaLoreOptions;
 using apollo::OnRefresh;
+using apollo::QGaLore;
+using apollo::QGaLoreOptions;
 using apollo::StochasticWeights;
 using apollo::SvdMethod;
 
@@ -58,6 +60,25 @@ TEST_CASE("Fira, of both residuals, and a channel of which next to nothing is le
   CHECK(worst_error(run<Fira<>, float, float>(leaves, whole, 2),
                     reference<Fira<double>, double, float>(leaves, whole, 2)) <= 5e-7);
   check_fp32<ApolloSvd<>, ApolloSvd<double>>(ApolloSvdOptions{.lr = 0.02, .rank = 4, .svd = SvdMethod::exact});
+}
+
+namespace {
+
+/// Q-GaLore with moments of 32 bits.
+template <class... Overrides>
+using FloatQGaLore = QGaLore<AdamMoments<>, Overrides...>;
+
+}  // namespace
+
+TEST_CASE("a basis of 4 bits is packed as the host packs it, and so are the steps, at refreshes of every kind") {
+  for (const OnRefresh refresh : {OnRefresh::keep, OnRefresh::reset, OnRefresh::rotate})
+    check_fp32<FloatQGaLore<>, FloatQGaLore<double>>(
+        QGaLoreOptions{.lr = 0.05, .rank = 5, .update_proj_gap = 2, .svd = SvdMethod::exact, .on_refresh = refresh});
+  using Half = QGaLore<AdamMoments<bfloat16>>;
+  const QGaLoreOptions options{.lr = 0.05, .rank = 4, .update_proj_gap = 2, .svd = SvdMethod::exact};
+  const Result one = run<Half, bfloat16, bfloat16>(leaves, options, 3);
+  CHECK(share_different(one, reference<Half, bfloat16, bfloat16>(leaves, options, 3)) <= 4e-3);
+  CHECK(same_bits(one, run<Half, bfloat16, bfloat16>(leaves, options, 3, {.workers = 3})));
 }
 
 namespace {
@@ -111,6 +132,38 @@ TEST_CASE("subspace iteration, cold and from the basis before, finds the exact s
     CHECK(largest_gap<float>(subspace, exact, leaf, 5) <= 2e-5);
     CHECK(largest_gap<float>(exact, exact, leaf, 5) <= 2e-5);
   }
+}
+
+TEST_CASE("a packed basis that changes little is computed ever less often, when the host would") {
+  const Leaf leaf{40, 26};
+  const QGaLoreOptions options{.lr = 0.05, .rank = 3, .update_proj_gap = 1, .similarity_threshold = 0.5};
+  EmulatedOptimizer optimizer;
+  Array<float> w(optimizer.device(), start(leaf, 0)), g(optimizer.device(), start(leaf, 0));
+  optimizer.add(optimizer.add_group<FloatQGaLore<>>(options), "w", w.view(), g.view());
+  apollo::Optimizer host;
+  support::Tensor<float> v(support::rounded<float>(start(leaf, 0)), support::Layout::row_major),
+      h(start(leaf, 0), support::Layout::row_major);
+  host.add(host.add_group<FloatQGaLore<>>(options), "w", v.view, h.view);
+  int refreshes = 0;
+  for (int step = 0; step < 24; ++step) {
+    const Matrix now = step < 8 ? gradient(leaf, static_cast<std::size_t>(step), 0) : low_rank(40, 26, step % 3);
+    g.set(now), h.set(support::rounded<float>(now));
+    const Index before = optimizer.device().launches();
+    optimizer.refresh();
+    const bool refreshed = optimizer.device().launches() > before;
+    optimizer.device().capture(true);  // refresh() counts its calls, and a step is one unless it is captured
+    optimizer.step();
+    optimizer.device().capture(false);
+    CHECK(host.step().tensors[0].refreshed == refreshed);
+    refreshes += refreshed ? 1 : 0;
+    if (step == 11) {  // the schedule is part of a checkpoint
+      optimizer.save("gaps.safetensors");
+      apollo::load(host, "gaps.safetensors");
+      v.set(w.get());
+    }
+  }
+  CHECK(refreshes > 12);  // at first every step finds others
+  CHECK(refreshes < 20);
 }
 
 TEST_CASE("a residual of two parts in ten thousand is summed: as a difference of norms fp32 could not tell it") {
@@ -191,20 +244,23 @@ TEST_CASE("a zero gradient gives random directions, one that is not finite none,
   }
 }
 
-TEST_CASE("a checkpoint holds the basis: a run goes on to the bit, and the host reads and writes the same file") {
-  const GaLoreOptions options{.lr = 0.05, .rank = 4, .update_proj_gap = 3, .svd = SvdMethod::exact};
+namespace {
+
+template <class Member>
+void check_checkpoint(const typename Member::Options& options) {
   const Leaf leaf{15, 20, Order2D::column_major};
   EmulatedOptimizer one, two;
   Array<float> w(one.device(), start(leaf, 0), leaf.order), g(one.device(), gradient(leaf, 0, 0), leaf.order);
   Array<float> v(two.device(), start(leaf, 0), leaf.order), h(two.device(), gradient(leaf, 0, 0), leaf.order);
-  one.add(one.add_group(options), "w", w.view(), g.view());
-  two.add(two.add_group(options), "w", v.view(), h.view());
+  one.add(one.add_group<Member>(options), "w", w.view(), g.view());
+  two.add(two.add_group<Member>(options), "w", v.view(), h.view());
+  CHECK(one.state_bytes() == Member::state_bytes({15, 20}, options));
   one.step(), one.step();
   one.save("one.safetensors");
   apollo::Optimizer host;
   support::Tensor<float> x(start(leaf, 0), support::Layout::column_major),
       y(start(leaf, 0), support::Layout::column_major);
-  host.add(host.add_group(options), "w", x.view, y.view);
+  host.add(host.add_group<Member>(options), "w", x.view, y.view);
   apollo::load(host, "one.safetensors");
   apollo::save(host, "two.safetensors");
   two.load("two.safetensors");
@@ -217,4 +273,11 @@ TEST_CASE("a checkpoint holds the basis: a run goes on to the bit, and the host 
     CHECK(w.get().values == v.get().values);
   }
   CHECK(support::relative_error(w.get(), x.get()) <= 1e-6);
+}
+
+}  // namespace
+
+TEST_CASE("a checkpoint holds the basis: a run goes on to the bit, and the host reads and writes the same file") {
+  check_checkpoint<GaLore<>>({.lr = 0.05, .rank = 4, .update_proj_gap = 3, .svd = SvdMethod::exact});
+  check_checkpoint<FloatQGaLore<>>({.lr = 0.05, .rank = 5, .update_proj_gap = 1, .svd = SvdMethod::exact});
 }

@@ -50,6 +50,9 @@ TEST_CASE("every kernel is emulated, and there is one entry that runs them all")
   take(run<apollo::Fira<>, float, float>(
       leaves, {.rank = 8, .update_proj_gap = 1, .on_refresh = apollo::OnRefresh::rotate}, 2));
   take(run<apollo::GaLore<>, float, float>({{30, 20}}, {.rank = 20, .svd = apollo::SvdMethod::exact}, 1));
+  take(run<apollo::QGaLore<apollo::AdamMoments<>>, float, float>({{30, 20}}, {.rank = 4}, 1));
+  take(run<apollo::GaLoreAdafactor<>, float, float>(
+      leaves, {.rank = 4, .update_proj_gap = 1, .on_refresh = apollo::OnRefresh::rotate}, 2));
   take(run<apollo::AdamMini<>, float, float>(leaves, {}, 1));
   take(run<apollo::StructuredAdamW<>, float, float>(leaves, {}, 1));
   for (const std::string& kernel : kernels) {

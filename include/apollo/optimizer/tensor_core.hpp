@@ -69,7 +69,7 @@ class TensorCore {
   /// Whether the next step's gradients are summed whole, or would be.
   bool accumulates_whole() const {
     if (sum_.pending()) return sum_.whole();
-    return Sum::must_be_whole(computes_basis<Projection> && Steps::refresh_due(setup_, state_.record));
+    return Sum::must_be_whole(computes_basis<Projection> && refresh_due<Projection>(setup_, state_.record));
   }
   Index accumulation_bytes() const { return sum_.bytes(); }
   void discard_accumulated() {

@@ -54,7 +54,7 @@ class Pipeline {
     if (!has_projection(state, report)) return report;
     in_session(backend, workspace, setup, report, [&](const Session& session, const Scratch<Policies, T>& scratch) {
       const auto x = plan.orient(gradient);
-      const bool refreshes = computes_basis<Projection> && refresh_due(setup, state.record);
+      const bool refreshes = computes_basis<Projection> && refresh_due<Projection>(setup, state.record);
       sum.begin(plan, Sum::must_be_whole(refreshes), memory_order(x));
       report.accumulated = sum.whole() ? Accumulated::whole : Accumulated::projected;
       GradientSummary summary;
@@ -182,7 +182,7 @@ class Pipeline {
     const Settings& settings = setup.settings;
     const std::int64_t index =
         packs_basis<Projection> ? state.record.refreshes : setup.refresh_index(state.record.steps);
-    const bool due = refresh_due(setup, state.record);
+    const bool due = refresh_due<Projection>(setup, state.record);
     const bool first = state.record.steps == 0;
     if (!has_projection(state, report)) return;
     unpack_basis(session, setup, state, scratch);
@@ -263,7 +263,8 @@ class Pipeline {
     if constexpr (packs_basis<Projection>) {
       session.pack_basis(plan.removed * plan.rank, basis, state.packed());
       unpack_basis(session, setup, state, scratch);  // the steps from here on take what is kept
-      note_refresh(session, setup, state.record, scratch);
+      const double kept = state.record.refreshes == 0 ? 0 : share_kept(session, setup, scratch);
+      note_refresh(setup.settings, kept, state.record);
     }
   }
 
@@ -277,29 +278,14 @@ class Pipeline {
       session.unpack_basis(setup.plan.removed * setup.plan.rank, state.packed(), scratch.directions);
   }
 
-  /// Says how much of the old basis the new one kept, and when to look again.
-  static void note_refresh(const Session& session, const TensorSetup& setup, Record& record,
-                           const Scratch<Policies, T>& scratch) {
+  /// How much of the old basis the new one kept.
+  static double share_kept(const Session& session, const TensorSetup& setup, const Scratch<Policies, T>& scratch) {
     const Plan& plan = setup.plan;
-    const Index phase = setup.settings.refresh_phase;
-    if (record.refreshes == 0) {
-      record.gap = setup.settings.update_proj_gap;
-      record.next_refresh = record.gap - phase % record.gap;
-    } else {
-      const auto p_new = row_major(static_cast<const T*>(scratch.directions), plan.removed, plan.rank);
-      const auto p_old = row_major(static_cast<const T*>(scratch.old_directions), plan.removed, plan.rank);
-      const auto q = row_major(scratch.rotation, plan.rank, plan.rank);
-      session.product(p_new.transposed(), p_old, q);
-      for (int i = Record::similarities - 1; i > 0; --i) record.similarity[i] = record.similarity[i - 1];
-      record.similarity[0] = static_cast<float>(basis::squared_norm(q) / static_cast<double>(plan.rank));
-      double sum = 0;
-      for (const float similarity : record.similarity) sum += static_cast<double>(similarity);
-      constexpr std::int64_t longest = std::int64_t{1} << 40;
-      const bool similar = sum >= setup.settings.similarity_threshold * Record::similarities;
-      if (record.refreshes >= Record::similarities && similar && record.gap < longest) record.gap *= 2;
-      record.next_refresh = record.steps + record.gap;
-    }
-    ++record.refreshes;
+    const auto p_new = row_major(static_cast<const T*>(scratch.directions), plan.removed, plan.rank);
+    const auto p_old = row_major(static_cast<const T*>(scratch.old_directions), plan.removed, plan.rank);
+    const auto q = row_major(scratch.rotation, plan.rank, plan.rank);
+    session.product(p_new.transposed(), p_old, q);
+    return basis::squared_norm(q) / static_cast<double>(plan.rank);
   }
 
   /// P of refresh number `index` in the form the loops take.
@@ -351,11 +337,6 @@ class Pipeline {
   }
 
  public:
-  /// Whether the next step takes another projection than the last did.
-  static bool refresh_due(const TensorSetup& setup, const Record& record) {
-    return packs_basis<Projection> ? record.steps >= record.next_refresh : setup.refresh_due(record.steps);
-  }
-
   /// Moments start again from zero, and so does the bias correction.
   static void reset_moments(TensorState& state) {
     for (int b = 0; b < Moments::buffers; ++b) state.moment[b].clear();
@@ -434,9 +415,7 @@ class Pipeline {
     factored::store(state, scratch);
     const double squared = session.multiply_outer(plan, scratch.r, scratch.channel_step, scratch.column_factor);
     if (Policies::factored_gradient) return 1;  // its mean is not clipped
-    const double rms = __builtin_sqrt(squared / static_cast<double>(plan.kept * plan.rank));
-    const double excess = rms / setup.settings.clip_threshold;
-    return excess > 1 ? excess : 1;
+    return factored::excess(setup.settings, squared, plan.moment_size());
   }
 
   /// C and s of U = scale lift(N) + s o (X - share lift(R)), the limiter on the second term alone. C is left in scratch.n.

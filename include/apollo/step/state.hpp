@@ -27,6 +27,31 @@ struct Record {
   float similarity[similarities] = {};  ///< of the last bases to those before them, the newest first; 0 for none
 };
 
+/// Whether the next step takes another projection than the last did.
+template <class Projection>
+bool refresh_due(const TensorSetup& setup, const Record& record) {
+  return packs_basis<Projection> ? record.steps >= record.next_refresh : setup.refresh_due(record.steps);
+}
+
+/// Says when to look again at a packed basis that was just computed, of which `kept`, |P_new P_old^T|_F^2 / r, was in the one
+/// before; of the first there is none.
+inline void note_refresh(const Settings& settings, double kept, Record& record) {
+  if (record.refreshes == 0) {
+    record.gap = settings.update_proj_gap;
+    record.next_refresh = record.gap - settings.refresh_phase % record.gap;
+  } else {
+    for (int i = Record::similarities - 1; i > 0; --i) record.similarity[i] = record.similarity[i - 1];
+    record.similarity[0] = static_cast<float>(kept);
+    double sum = 0;
+    for (const float similarity : record.similarity) sum += static_cast<double>(similarity);
+    constexpr std::int64_t longest = std::int64_t{1} << 40;
+    const bool similar = sum >= settings.similarity_threshold * Record::similarities;
+    if (record.refreshes >= Record::similarities && similar && record.gap < longest) record.gap *= 2;
+    record.next_refresh = record.steps + record.gap;
+  }
+  ++record.refreshes;
+}
+
 /// Moment buffers as the backends see them.
 template <class Stored>
 struct MomentPointers {

@@ -146,7 +146,7 @@ class BasicOptimizer {
     until_refresh_ = 0;
   }
 
-  /// Computes the bases that are due (GaLore, Fira) from the gradients that are there. step() does so by itself, except while a
+  /// Computes the bases that are due (GaLore, Q-GaLore, Fira) from the gradients that are there. step() does so by itself, except while a
   /// graph is captured: then call it once before each replay, with that step's gradients. Where none can be due it does nothing,
   /// else it waits for the stream.
   void refresh(Stream stream = {}) {

@@ -1,237 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The singular basis of one tensor's gradient on its device, the leading directions of the removed side: by subspace iteration or
-// from the Gram matrix, in double. The host orders products, eigenvectors and the kernels below, and reads a few numbers in
-// between: this is the one part of apollo::cuda that waits, and it is no part of a captured step.
+// from the Gram matrix, in double. The host orders products, eigenvectors and the kernels of basis_kernels.hpp, and reads a few
+// numbers in between: this is the one part of apollo::cuda that waits, and it is no part of a captured step.
 #pragma once
 
 #include <vector>
 
 #include <apollo/cuda/algebra.hpp>
 #include <apollo/cuda/allocation.hpp>
-#include <apollo/cuda/project.hpp>
+#include <apollo/cuda/basis_kernels.hpp>
 #include <apollo/step/basis.hpp>
 
 namespace apollo::cuda {
 
-/// Values that a block of the kernels here takes, and its threads' loop over them.
-inline constexpr Index values_a_block = 16 * threads;
-template <class Body>
-APOLLO_INLINE void over_values(Index block, int t, Index size, Body&& body) {
-  const Index end = min_of((block + 1) * values_a_block, size);
-  for (Index at = block * values_a_block + t; at < end; at += threads) body(at);
-}
-
-/// Lines [first, first + count) of X or X^T as doubles, row-major; threads go along the gradient's memory.
-template <class G>
-struct OpenPanel {
-  static constexpr const char* kernel = "OpenPanel";
-  struct Shared {
-    char none;
-  };
-  const G* from = nullptr;
-  Index count = 0, length = 0;        ///< lines of the panel, and what each holds
-  Index line_stride = 0, stride = 0;  ///< in the gradient's memory, one of which is 1
-  double* to = nullptr;
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared&) const {
-    const bool along = stride == 1;
-    context.last([&](int t) {
-      over_values(context.block(), t, count * length, [&](Index at) {
-        const Index outer = at / (along ? length : count), inner = at - outer * (along ? length : count);
-        const Index line = along ? outer : inner, i = along ? inner : outer;
-        to[line * length + i] = static_cast<double>(static_cast<float>(from[line * line_stride + i * stride]));
-      });
-    });
-  }
-};
-
-/// A share of |G|^2 for each of `blocks`, at most most_blocks.
-template <class G>
-struct SquareSum {
-  static constexpr const char* kernel = "SquareSum";
-  static constexpr Index most_blocks = 1024;
-  using Shared = SumMemory;
-  const G* from = nullptr;
-  Index size = 0, blocks = 0;
-  double* to = nullptr;
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
-    typename Context::template Each<double> sum;
-    context.phase([&](int t) {
-      for (Index at = context.block() * threads + t; at < size; at += blocks * threads) {
-        const auto value = static_cast<double>(static_cast<float>(from[at]));
-        sum[t] += value * value;
-      }
-    });
-    const double total = block_sum(context, shared, sum);
-    context.last([&](int t) {
-      if (t == 0) to[context.block()] = total;
-    });
-  }
-};
-
-/// Normal numbers: number i of the stream is the i-th.
-struct DrawNormals {
-  static constexpr const char* kernel = "DrawNormals";
-  struct Shared {
-    char none;
-  };
-  RandomStream stream;
-  Index size = 0;
-  double* to = nullptr;
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared&) const {
-    context.last([&](int t) {
-      const Index first = context.block() * DenseDraw<Gaussian>::a_part + 4 * t;
-      if (first >= size) return;
-      float four[4];
-      normal::one_block(stream, static_cast<std::uint64_t>(first) >> 2, four);
-      for (int i = 0; i < 4 && first + i < size; ++i) to[first + i] = static_cast<double>(four[i]);
-    });
-  }
-};
-
-/// Every stride-th number: the diagonal of a matrix.
-struct TakeDiagonal {
-  static constexpr const char* kernel = "TakeDiagonal";
-  struct Shared {
-    char none;
-  };
-  const double* from = nullptr;
-  Index size = 0, stride = 0;
-  double* to = nullptr;
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared&) const {
-    context.last([&](int t) { over_values(context.block(), t, size, [&](Index i) { to[i] = from[i * stride]; }); });
-  }
-};
-
-/// Lines divided by the roots of their values; zero where those are not above `least`.
-struct ScaleLines {
-  static constexpr const char* kernel = "ScaleLines";
-  struct Shared {
-    char none;
-  };
-  const double* from = nullptr;
-  const double* value = nullptr;
-  Index lines = 0, length = 0;
-  double least = 0;
-  double* to = nullptr;
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared&) const {
-    context.last([&](int t) {
-      over_values(context.block(), t, lines * length, [&](Index at) {
-        const double square = value[at / length];
-        to[at] = square > least ? from[at] / __builtin_sqrt(square) : 0;
-      });
-    });
-  }
-};
-
-/// to -= from.
-struct SubtractLines {
-  static constexpr const char* kernel = "SubtractLines";
-  struct Shared {
-    char none;
-  };
-  const double* from = nullptr;
-  Index size = 0;
-  double* to = nullptr;
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared&) const {
-    context.last([&](int t) { over_values(context.block(), t, size, [&](Index at) { to[at] -= from[at]; }); });
-  }
-};
-
-/// (C - I) / 2, of n x n numbers.
-struct HalfOfExcess {
-  static constexpr const char* kernel = "HalfOfExcess";
-  struct Shared {
-    char none;
-  };
-  double* c = nullptr;
-  Index n = 0;
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared&) const {
-    context.last([&](int t) {
-      over_values(context.block(), t, n * n, [&](Index at) { c[at] = 0.5 * (c[at] - (at % (n + 1) == 0 ? 1 : 0)); });
-    });
-  }
-};
-
-/// The directions as they are kept, as doubles.
-struct OpenDirections {
-  static constexpr const char* kernel = "OpenDirections";
-  struct Shared {
-    char none;
-  };
-  const float* from = nullptr;
-  Index size = 0;
-  double* to = nullptr;
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared&) const {
-    context.last([&](int t) {
-      over_values(context.block(), t, size, [&](Index at) { to[at] = static_cast<double>(from[at]); });
-    });
-  }
-};
-
-/// A block a direction: the lines from the last on become P, with the largest entry of each positive (see basis::fix_signs);
-/// what P was goes to `old`, if there is such memory.
-struct StoreDirections {
-  static constexpr const char* kernel = "StoreDirections";
-  struct Shared {
-    double largest[threads];
-    std::int64_t at[threads];
-  };
-  const double* last = nullptr;
-  Index removed = 0;
-  float* to = nullptr;
-  float* old = nullptr;
-  Progress* progress = nullptr;  ///< which is told that the basis is new
-
-  template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
-    const double* from = last - context.block() * removed;
-    float* direction = to + context.block() * removed;
-    context.phase([&](int t) {
-      double largest = 0;
-      Index at = 0;
-      for (Index s = t; s < removed; s += threads)
-        if (absolute(from[s]) > absolute(largest)) largest = from[s], at = s;
-      shared.largest[t] = largest, shared.at[t] = at;
-    });
-    for (int half = threads / 2; half > 0; half /= 2)
-      context.phase([&](int t) {
-        if (t >= half) return;
-        const double mine = absolute(shared.largest[t]), other = absolute(shared.largest[t + half]);
-        if (other > mine || (other == mine && shared.at[t + half] < shared.at[t]))
-          shared.largest[t] = shared.largest[t + half], shared.at[t] = shared.at[t + half];
-      });
-    const double sign = shared.largest[0] < 0 ? -1 : 1;
-    context.last([&](int t) {
-      if (t == 0 && context.block() == 0) progress->fresh = 1;
-      for (Index s = t; s < removed; s += threads) {
-        if (old != nullptr) old[context.block() * removed + s] = direction[s];
-        direction[s] = static_cast<float>(sign * from[s]);
-      }
-    });
-  }
-
- private:
-  APOLLO_HD static double absolute(double x) { return x < 0 ? -x : x; }
-};
-
-/// What computes bases on one device, in memory that the tensors of a batch share.
-template <class Device>
+/// What computes bases on one device, in memory that the tensors of a batch share; kept in 4 bits where one `packs`.
+template <class Device, bool packs = false>
 class Basis {
   using Algebra = typename AlgebraOf<Device>::type;
   static_assert(
@@ -257,23 +40,31 @@ class Basis {
   }
   Index bytes() const { return arrays_.bytes() + eigen_.bytes(); }
 
-  /// Computes P of the gradient that is there now; false where that is not finite. Waits for the stream.
+  /// What a refresh says: whether there is a new basis, and how much of the one before a packed one kept, see note_refresh().
+  struct Outcome {
+    bool computed = false;
+    double kept = 0;
+  };
+
+  /// Computes P of the gradient that is there now, unless that is not finite. Waits for the stream.
   /// Cost: 8 kept removed (r + 8) flops an iteration; exact: 2 kept removed min and about 9 min^3. All in double.
   template <class G>
-  bool refresh(const Entry& entry, bool warm, std::int64_t index, Progress* progress, Stream stream) const {
+  Outcome refresh(const Entry& entry, bool warm, std::int64_t index, Progress* progress, Stream stream) const {
     const Plan& plan = entry.setup.plan;
     const SvdMethod method = entry.setup.settings.svd;
     Carver carver(arrays_.template as<std::byte>());
     Run<G> run{*this, entry, plan, Arrays::carve(carver, plan, method), progress, stream};
-    const double energy = run.energy();
-    if (!bits::finite(energy) || energy > 1e76) return false;  // R might overflow later
+    const double energy = run.sum_of_squares(static_cast<const G*>(entry.gradient), entry.values());
+    if (!bits::finite(energy) || energy > 1e70) return {};  // Begin skips it
+    if constexpr (packs) run.open_packed(run.a.before);
     const RandomStream start{entry.setup.settings.seed, entry.setup.id, Stream_::start,
                              static_cast<std::uint64_t>(index)};
     if (method == SvdMethod::exact)
       run.exact(start);
     else
       run.subspace(start, warm, energy);
-    return true;
+    if constexpr (packs) return {true, run.share_kept()};
+    return {true};
   }
 
  private:
@@ -292,6 +83,8 @@ class Basis {
     double* cross = nullptr;
     double* values = nullptr;
     double* opened = nullptr;
+    double* before = nullptr;  ///< of a packed basis: rank x removed, and ...
+    float* fresh = nullptr;    ///< ... the new one before it is packed
 
     static Arrays carve(Carver& carver, const Plan& plan, SvdMethod method) {
       constexpr Index at_once = Index{1} << 22;  // numbers of a panel: 32 MiB
@@ -309,6 +102,10 @@ class Basis {
       arrays.values = carver.take<double>(arrays.count < SquareSum<float>::most_blocks ? SquareSum<float>::most_blocks
                                                                                        : arrays.count);
       arrays.opened = carver.take<double>(arrays.panel * longer);
+      if constexpr (packs) {
+        arrays.before = carver.take<double>(plan.rank * plan.removed);
+        arrays.fresh = carver.take<float>(plan.rank * plan.removed);
+      }
       return arrays;
     }
   };
@@ -326,9 +123,10 @@ class Basis {
     static constexpr double dependent =
         1e-12;  ///< a part of the largest square: a line that the others span, or rounding
 
-    double energy() const {
-      const Index count = min_of(SquareSum<G>::most_blocks, blocks(entry.values()));
-      launch(SquareSum<G>{gradient(), entry.values(), count, a.values}, count);
+    template <class V>
+    double sum_of_squares(const V* from, Index size) const {
+      const Index count = min_of(SquareSum<V>::most_blocks, blocks(size));
+      launch(SquareSum<V>{from, size, count, a.values}, count);
       double sum = 0;
       for (const double part : host(a.values, count)) sum += part;
       return sum;
@@ -344,7 +142,11 @@ class Basis {
         orthonormalise(a.p, all - known, removed);
       }
       if (warm) {
-        launch(OpenDirections{entry.directions, r * removed, a.p + (all - r) * removed}, blocks(r * removed));
+        double* to = a.p + (all - r) * removed;
+        if constexpr (packs)
+          open_packed(to);
+        else
+          launch(OpenDirections{entry.directions, r * removed, to}, blocks(r * removed));
       }
       double before = 0;
       std::vector<double> values;
@@ -377,13 +179,26 @@ class Basis {
       eigen(n);
       const double* leading = a.gram + (n - r) * n;
       if (direct) {
-        launch(StoreDirections{leading + (r - 1) * n, removed, entry.directions, entry.old_directions, progress}, r);
+        store(leading + (r - 1) * n);
         return;
       }
       over_panels(true, [&](Index first, Index count, const Block& lines) {
         product({const_cast<double*>(leading) + first, r, count, n}, lines, {a.p, r, removed, removed}, first > 0);
       });
       finish(start, orthonormalise(a.p, r, removed), r);
+    }
+
+    /// The basis that is kept in 4 bits, rank x removed.
+    template <class T>
+    void open_packed(T* to) const {
+      launch(OpenPacked<T>{entry.packed, plan.rank, plan.removed, to}, blocks(plan.rank * plan.removed));
+    }
+    /// Of what is kept now: |P before^T|^2 / r.
+    double share_kept() const {
+      const Index r = plan.rank, removed = plan.removed;
+      open_packed(a.p);
+      product({a.p, r, removed, removed}, Block{a.before, r, removed, removed}.transpose(), {a.cross, r, r, r}, false);
+      return sum_of_squares(a.cross, r * r) / static_cast<double>(r);
     }
 
    private:
@@ -477,8 +292,19 @@ class Basis {
           orthonormalise(open, missing, removed);
         }
       }
-      launch(StoreDirections{a.p + (count - 1) * removed, removed, entry.directions, entry.old_directions, progress},
-             r);
+      store(a.p + (count - 1) * removed);
+    }
+
+    /// Lines from the last on become P.
+    void store(const double* last) const {
+      const Index r = plan.rank, removed = plan.removed;
+      if constexpr (packs) {
+        if (entry.old_directions != nullptr) open_packed(entry.old_directions);
+        launch(StoreDirections{last, removed, a.fresh, nullptr, progress}, r);
+        launch(PackDirections{a.fresh, r, removed, entry.packed}, PackedBasis::groups(r * removed));
+      } else {
+        launch(StoreDirections{last, removed, entry.directions, entry.old_directions, progress}, r);
+      }
     }
 
     /// Lines that are orthonormal but for a small error E lose it without being turned: V - E V / 2.

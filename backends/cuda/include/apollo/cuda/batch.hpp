@@ -61,6 +61,8 @@ enum class Pass {
   by_draw,
   along_channels,
   across_channels,
+  by_line,
+  by_place,
   by_moment,
   old_draw,
   by_turn,

@@ -12,6 +12,8 @@ template <class G>
 struct GradientSquares {
   static constexpr bool steps = false;
   APOLLO_HD static double* sums(const Entry& entry) { return entry.x_norms; }
+  APOLLO_HD static Index lines(const Entry& entry) { return entry.lines; }
+  APOLLO_HD static Index length(const Entry& entry) { return entry.length; }
   APOLLO_HD static double of(const Entry& entry, const Progress&, Index at) {
     const auto x = static_cast<double>(static_cast<float>(static_cast<const G*>(entry.gradient)[at]));
     return x * x;
@@ -20,7 +22,7 @@ struct GradientSquares {
 
 /// M, V <- R = factor G, and N^2.
 template <class Policies, class G>
-struct MomentSquares {
+struct MomentSquares : GradientSquares<G> {
   using Moments = typename Policies::Moments;
   static constexpr bool steps = true;
   APOLLO_HD static double* sums(const Entry& entry) { return entry.n_norms; }
@@ -34,7 +36,7 @@ struct MomentSquares {
   }
 };
 
-/// Sums of squares where a channel lies along memory: a warp for each, eight a block.
+/// Sums of squares where a channel lies along memory: a warp for each line, eight a block.
 template <class Squares>
 struct AlongChannels {
   static constexpr const char* kernel = "AlongChannels";
@@ -44,24 +46,24 @@ struct AlongChannels {
   };
   Tables tables;
 
-  static Index parts(const Plan& plan) { return ceil_divide(plan.kept, channels); }
+  static Index parts(Index lines) { return ceil_divide(lines, channels); }
 
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
     if (entry.gradient == nullptr || (Squares::steps && progress.active == 0)) return;
-    const Plan& plan = entry.setup.plan;
+    const Index lines = Squares::lines(entry), length = Squares::length(entry);
     const Index first = tables.number(context.block()) * channels;
     context.phase([&](int t) {
-      const Index j = first + t / warp;
-      if (j >= plan.kept) return;
+      const Index line = first + t / warp;
+      if (line >= lines) return;
       double sum = 0;
-      for (Index s = t % warp; s < plan.removed; s += warp) sum += Squares::of(entry, progress, j * plan.removed + s);
+      for (Index at = t % warp; at < length; at += warp) sum += Squares::of(entry, progress, line * length + at);
       shared.part[t / warp][t % warp] = sum;
     });
     context.last([&](int t) {
-      if (t >= channels || first + t >= plan.kept) return;
+      if (t >= channels || first + t >= lines) return;
       double sum = 0;
       for (int i = 0; i < warp; ++i) sum += shared.part[t][i];
       Squares::sums(entry)[first + t] = sum;
@@ -69,35 +71,35 @@ struct AlongChannels {
   }
 };
 
-/// The same where channels lie beside each other: a thread for each, and a block for each 256 of the other side.
+/// The same where channels lie beside each other: a thread for each, and a block for each 256 lines.
 template <class Squares>
 struct AcrossChannels {
   static constexpr const char* kernel = "AcrossChannels";
-  static constexpr Index inputs = 256;
+  static constexpr Index at_once = 256;
   struct Shared {
     char none;
   };
   Tables tables;
 
-  static Index parts_of_norms(const Plan& plan) { return ceil_divide(plan.removed, inputs); }
-  static Index parts(const Plan& plan) { return ceil_divide(plan.kept, threads) * parts_of_norms(plan); }
+  static Index parts_of_norms(Index lines) { return ceil_divide(lines, at_once); }
+  static Index parts(Index lines, Index length) { return ceil_divide(length, threads) * parts_of_norms(lines); }
 
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared&) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
     if (entry.gradient == nullptr || (Squares::steps && progress.active == 0)) return;
-    const Plan& plan = entry.setup.plan;
-    const Index tiles = (plan.kept + threads - 1) / threads;
+    const Index lines = Squares::lines(entry), length = Squares::length(entry);
+    const Index tiles = (length + threads - 1) / threads;
     const Index part = tables.number(context.block()) / tiles;
     const Index channel = (tables.number(context.block()) - part * tiles) * threads;
-    const Index begin = part * inputs, end = min_of(begin + inputs, plan.removed);
+    const Index begin = part * at_once, end = min_of(begin + at_once, lines);
     context.last([&](int t) {
       const Index j = channel + t;
-      if (j >= plan.kept) return;
+      if (j >= length) return;
       double sum = 0;
-      for (Index s = begin; s < end; ++s) sum += Squares::of(entry, progress, s * plan.kept + j);
-      Squares::sums(entry)[part * plan.kept + j] = sum;
+      for (Index line = begin; line < end; ++line) sum += Squares::of(entry, progress, line * length + j);
+      Squares::sums(entry)[part * length + j] = sum;
     });
   }
 };

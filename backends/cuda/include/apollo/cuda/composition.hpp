@@ -21,8 +21,7 @@ struct Composition {
   static constexpr bool structured =
       Projection::projects && !Granularity::elementwise && !Granularity::of_update && Moments::shared == Shared::none;
   /// lift(C): Flora, GaLore and, with the residual, Fira.
-  static constexpr bool lifted =
-      Projection::projects && Granularity::elementwise && Moments::shared == Shared::none && Moments::buffers > 0;
+  static constexpr bool lifted = Projection::projects && Granularity::elementwise && !Policies::by_block;
   static constexpr bool residual = Granularity::residual;
   static constexpr bool projected = structured || lifted;
   /// s o X with a scale of G itself, or of its momentum: structured AdamW and SCALE.
@@ -31,9 +30,14 @@ struct Composition {
   /// Every element its own step, times one of its channel's block: Adam-mini.
   static constexpr bool by_block = Policies::by_block;
   static constexpr bool by_channel = unprojected || by_block;
+  /// V in two factors, of R or of G; and those that project nothing.
+  static constexpr bool factors = Policies::factored || Policies::factored_gradient;
+  static constexpr bool dense_factors = factors && !Projection::projects;
+  static constexpr bool of_r = Policies::factored && Projection::projects;
 
-  /// P is computed from gradients and kept.
-  static constexpr bool has_basis = std::is_same_v<Projection, SvdProjection>;
+  /// P is computed from gradients and kept, as numbers or in 4 bits.
+  static constexpr bool has_basis = computes_basis<Projection>;
+  static constexpr bool packs = packs_basis<Projection>;
   /// P is drawn: as tables of sparse signs, or as numbers.
   static constexpr bool draws_signs = [] {
     if constexpr (Projection::random)
@@ -49,19 +53,20 @@ struct Composition {
       return false;
   }();
 
+  /// Whether there is something that lives in directions.
+  static constexpr bool turns = Moments::buffers > 0 || Policies::factored;
   /// Whether this tensor's moments are turned to new directions at a refresh.
-  static bool rotates(const Settings& settings) {
-    return Moments::buffers > 0 && settings.on_refresh == OnRefresh::rotate;
-  }
+  static bool rotates(const Settings& settings) { return turns && settings.on_refresh == OnRefresh::rotate; }
 
-  static_assert(Policies::one_pass || projected || by_channel,
+  static_assert(Policies::one_pass || projected || by_channel || dense_factors,
                 "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
   static_assert(!unprojected || Moments::buffers == 0 || std::is_same_v<Stored, float>,
                 "apollo: apollo::cuda keeps moments of structured updates without a projection as float; see "
                 "docs/cuda.md.");
   static_assert(
       !projected || draws_signs || draws_numbers || has_basis,
-      "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher and SvdProjection; see docs/cuda.md.");
+      "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher, SvdProjection and Int4SvdProjection; see "
+      "docs/cuda.md.");
   static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
                 "apollo: apollo::cuda keeps moments as float or apollo::bfloat16; see docs/cuda.md.");
   static_assert(!Policies::Weights::keeps_remainder, "apollo: apollo::cuda has no SplitWeights; see docs/cuda.md.");

@@ -7,8 +7,11 @@
 namespace apollo::cuda {
 
 /// (C P) of up to `size` adjacent values of the weight's memory.
-template <bool dense, int size>
+template <class Policies, int size>
 struct Lift {
+  static constexpr bool dense =
+      !Policies::Projection::random || is_drawn_as_matrix<typename Policies::Projection, true>();
+  using Directions = DirectionsOf<Policies>;
   const Entry& entry;
 
   APOLLO_HD void operator()(const Run& run, int at, int left, float* sum) const {
@@ -16,14 +19,16 @@ struct Lift {
     if constexpr (dense) {
       if (entry.length >= storage_block) {  // then they lie in one line
         const bool aligned = entry.length % size == 0;
-        const float* one = entry.along ? entry.n + run.line * plan.rank : entry.directions + run.line;
-        const Index stride = entry.along ? 1 : plan.removed;
-        const float* many = (entry.along ? entry.directions : entry.n) + run.at + at;
         for (int i = 0; i < size; ++i) sum[i] = 0;
         for (Index k = 0; k < plan.rank; ++k) {
-          float values[size];
-          read<size>(many + k * entry.length, aligned, left, values);
-          const float factor = one[k * stride];
+          float values[size], factor;
+          if (entry.along) {
+            factor = entry.n[run.line * plan.rank + k];
+            Directions::template read<size>(entry, k, run.at + at, aligned, left, values);
+          } else {
+            factor = Directions::at(entry, k, run.line);
+            read<size>(entry.n + k * entry.length + run.at + at, aligned, left, values);
+          }
           for (int i = 0; i < size; ++i) sum[i] += factor * values[i];
         }
         return;
@@ -40,7 +45,7 @@ struct Lift {
     const Index j = entry.along ? line : in_line, s = entry.along ? in_line : line;
     if constexpr (dense) {
       float sum = 0;
-      for (Index k = 0; k < plan.rank; ++k) sum += entry.n[entry.in_n(j, k)] * entry.directions[k * plan.removed + s];
+      for (Index k = 0; k < plan.rank; ++k) sum += entry.n[entry.in_n(j, k)] * Directions::at(entry, k, s);
       return sum;
     } else {
       return signed_value(entry.n[entry.in_n(j, SparseTable(plan).bucket(entry.map, s))], entry.signs, s);
@@ -52,8 +57,6 @@ struct Lift {
 /// reads C or P once for each line of memory.
 template <class Policies, class W, class G>
 struct ApplyLift {
-  static constexpr bool dense =
-      !Policies::Projection::random || is_drawn_as_matrix<typename Policies::Projection, true>();
   static constexpr bool rounds = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
   static constexpr bool residual = Policies::Granularity::residual;
   using Values = Units<float>;  // of bfloat16 as well: eight at a time would need more registers than there are
@@ -87,7 +90,7 @@ struct ApplyLift {
         const int left = min_of(size, run.count - at);
         auto* weight = static_cast<W*>(entry.weight) + run.value + at;
         float w[size], lifted[size];
-        Lift<dense, size>{entry}(run, at, left, lifted);
+        Lift<Policies, size>{entry}(run, at, left, lifted);
         read<size>(weight, entry.aligned, left, w);
         for (int i = 0; i < size; ++i) lifted[i] *= length;
         if constexpr (residual) {

@@ -3,7 +3,7 @@
 // kind: along a channel's memory, and across it, where channels lie adjacent to each other.
 #pragma once
 
-#include <apollo/cuda/memory.hpp>
+#include <apollo/cuda/directions.hpp>
 
 namespace apollo::cuda {
 
@@ -72,7 +72,7 @@ struct DrawDense {
 inline constexpr int ranks_at_once = 4;
 
 /// A warp for each channel, eight a block.
-template <class G>
+template <class G, class Directions = PlainDirections>
 struct ProjectDenseAlong {
   static constexpr const char* kernel = "ProjectDenseAlong";
   static constexpr int channels = threads / warp;
@@ -97,7 +97,6 @@ struct ProjectDenseAlong {
     const Index rank = pass * ranks_at_once;
     const int ranks = static_cast<int>(min_of(plan.rank - rank, Index{ranks_at_once}));
     const bool aligned = entry.aligned && plan.removed % 8 == 0;
-    const float* directions = entry.directions + rank * plan.removed;
     context.phase([&](int t) {
       constexpr int size = 4;  // eight, 16 bytes of bfloat16, would need more registers than there are
       const Index j = first + t / warp;
@@ -113,7 +112,7 @@ struct ProjectDenseAlong {
         for (int k = 0; k < ranks_at_once; ++k)
           if (k < ranks) {
             float p[size];
-            read<size>(directions + k * plan.removed + s, aligned, left, p);
+            Directions::template read<size>(entry, rank + k, s, aligned, left, p);
             for (int i = 0; i < size; ++i) sum[k] += static_cast<double>(value[i]) * static_cast<double>(p[i]);
           }
       }
@@ -139,7 +138,7 @@ struct ProjectDenseAlong {
 };
 
 /// A thread for each channel, and a block for each 256 of the removed side: so many parts of R.
-template <class G>
+template <class G, class Directions = PlainDirections>
 struct ProjectDenseAcross {
   static constexpr const char* kernel = "ProjectDenseAcross";
   static constexpr Index inputs = 256;
@@ -165,7 +164,6 @@ struct ProjectDenseAcross {
     const Index rank = pass * ranks_at_once;
     const int ranks = static_cast<int>(min_of(plan.rank - rank, Index{ranks_at_once}));
     const Index begin = part * inputs, end = min_of(begin + inputs, plan.removed);
-    const float* directions = entry.directions + rank * plan.removed;
     context.last([&](int t) {
       const Index j = channel + t;
       if (j >= plan.kept) return;
@@ -176,7 +174,7 @@ struct ProjectDenseAcross {
         const auto value = static_cast<float>(x[s * plan.kept]);
         square += static_cast<double>(value) * static_cast<double>(value);
         for (int k = 0; k < ranks_at_once; ++k)
-          if (k < ranks) sum[k] += static_cast<double>(value) * static_cast<double>(directions[k * plan.removed + s]);
+          if (k < ranks) sum[k] += static_cast<double>(value) * static_cast<double>(Directions::at(entry, rank + k, s));
       }
       float* r = entry.r + part * plan.moment_size() + j * plan.rank + rank;
       for (int k = 0; k < ranks_at_once; ++k)

@@ -28,6 +28,7 @@ struct DrawOldDense {
 };
 
 /// Q of dense directions: a warp for each eight of its entries, in double.
+template <class Directions = PlainDirections>
 struct TurnDense {
   static constexpr const char* kernel = "TurnDense";
   static constexpr int at_once = 8;
@@ -53,7 +54,7 @@ struct TurnDense {
         const Index k = number / plan.rank, i = number - k * plan.rank;
         double sum = 0;
         for (Index s = t % warp; s < plan.removed; s += warp)
-          sum += static_cast<double>(entry.directions[k * plan.removed + s]) *
+          sum += static_cast<double>(Directions::at(entry, k, s)) *
                  static_cast<double>(entry.old_directions[i * plan.removed + s]);
         shared.part[u][t / warp][t % warp] = sum;
       }

@@ -5,6 +5,7 @@
 #include <apollo/cuda/batch.hpp>
 #include <apollo/cuda/channels.hpp>
 #include <apollo/cuda/composition.hpp>
+#include <apollo/cuda/factored.hpp>
 #include <apollo/cuda/lift.hpp>
 #include <apollo/cuda/residual.hpp>
 #include <apollo/cuda/rotate.hpp>
@@ -41,7 +42,7 @@ class StepScratch {
       parts[Pass::by_moment] = LowRankMoments<Policies>::parts(plan);
       if (Is::rotates(entry.setup.settings)) {
         parts[Pass::old_draw] = Is::draws_signs ? 1 : parts[Pass::by_draw];
-        parts[Pass::by_turn] = Is::draws_signs ? TurnSparse::parts(plan) : TurnDense::parts(plan);
+        parts[Pass::by_turn] = Is::draws_signs ? TurnSparse::parts(plan) : TurnDense<>::parts(plan);
         parts[Pass::by_rotation] = parts[Pass::by_moment];
       }
       if (Is::residual) parts[Pass::by_residual] = ResidualScales<Policies, G>::parts(plan);
@@ -50,10 +51,20 @@ class StepScratch {
     if constexpr (Is::by_channel) {
       using Squares = GradientSquares<G>;
       parts[entry.along ? Pass::along_channels : Pass::across_channels] =
-          entry.along ? AlongChannels<Squares>::parts(plan) : AcrossChannels<Squares>::parts(plan);
-      if (!entry.along) entry.norm_parts = AcrossChannels<Squares>::parts_of_norms(plan);
+          entry.along ? AlongChannels<Squares>::parts(entry.lines)
+                      : AcrossChannels<Squares>::parts(entry.lines, entry.length);
+      if (!entry.along) entry.norm_parts = AcrossChannels<Squares>::parts_of_norms(entry.lines);
       if constexpr (Is::unprojected) parts[Pass::by_moment] = ChannelScales<Policies>::parts(plan);
       entry.blocks = 3 * parts[Pass::by_moment];
+    }
+    if constexpr (Is::factors) {
+      // Lines and columns of R, or of G in memory, where rows of X may be either.
+      const Index lines = Is::of_r ? plan.kept : entry.lines, length = Is::of_r ? plan.rank : entry.length;
+      using Across = AcrossChannels<ProjectedSquares<false>>;
+      parts[Pass::by_line] = AlongChannels<ProjectedSquares<true>>::parts(lines);
+      parts[Pass::by_place] = Across::parts(lines, length);
+      (Is::of_r || entry.along ? entry.column_parts : entry.norm_parts) = Across::parts_of_norms(lines);
+      entry.blocks = Is::of_r ? parts[Pass::by_moment] : Policies::factored ? parts[Pass::by_run] : 0;
     }
     Index bytes = 0;
     carve(tensor, nullptr, bytes);
@@ -90,7 +101,14 @@ class StepScratch {
       take(entry.r, entry.parts * plan.moment_size());
       take(entry.n, Is::lifted ? plan.moment_size() : 0);
     }
-    if constexpr (Is::projected || Is::by_channel) {
+    if constexpr (Is::factors) {
+      const Index columns = vector_size<Policies>(plan, 1);
+      take(entry.r_norms, Is::of_r ? plan.kept : 0);
+      take(entry.column_sums, entry.column_parts * columns);
+      take(entry.column_factor, columns);
+      take(entry.channel_step, plan.kept);
+    }
+    if constexpr (Is::projected || Is::by_channel || Is::factors) {
       take(entry.x_norms, entry.norm_parts * plan.kept);
       if (Is::unprojected && Moments::buffers > 0) take(entry.n_norms, entry.norm_parts * plan.kept);
       if (Is::residual) {

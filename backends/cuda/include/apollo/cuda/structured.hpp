@@ -56,6 +56,7 @@ struct LowRankMoments {
         const Index at = (first + channel) * rank + bucket;
         float r = 0;
         for (Index part = 0; part < entry.parts; ++part) r += entry.r[part * plan.moment_size() + at];
+        if constexpr (Policies::factored_gradient) r *= entry.channel_step[first + channel];
         float value[2] = {0, 0};
         for (int b = 0; b < Moments::buffers; ++b)
           if (progress.restarts == 0) value[b] = static_cast<float>(static_cast<const Stored*>(entry.moment[b])[at]);

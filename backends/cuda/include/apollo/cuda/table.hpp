@@ -22,7 +22,8 @@ struct Entry {
   void* weight = nullptr;
   const void* gradient = nullptr;  ///< null: no gradient
   void* moment[2] = {};
-  float* shared = nullptr;  ///< V of each block of channels
+  float* shared = nullptr;  ///< V of each block of channels; or in two factors, means of rows and then of columns
+  PackedBasis packed;       ///< P^T, where it is kept in 4 bits
 
   Index lines = 0;       ///< of memory: rows of a row-major matrix
   Index length = 0;      ///< of a line
@@ -44,8 +45,11 @@ struct Entry {
   double* x_norms = nullptr;  ///< `norm_parts` times kept: squared norms of channels likewise
   double* n_norms = nullptr;  ///< of N, where nothing is projected, or for the residual ...
   double* r_norms = nullptr;  ///< ... and of R
+  double* column_sums = nullptr;   ///< factored moments: `column_parts` times so many sums of squares, and ...
+  float* column_factor = nullptr;  ///< ... by what columns are multiplied; rows by channel_step
   Index parts = 1;
   Index norm_parts = 1;
+  Index column_parts = 1;
   double* sums = nullptr;           ///< of each block of a pass: one number, or three
   double* channel_scale = nullptr;  ///< s of a channel ...
   float* channel_step = nullptr;    ///< ... and by what its gradient is multiplied

@@ -23,6 +23,7 @@ class TypedBatch final : public Batch<Device> {
 
   using Projection = typename Policies::Projection;
   using Granularity = typename Policies::Granularity;
+  using Directions = DirectionsOf<Policies>;
 
  public:
   std::size_t add(const Device& device, const TensorRequest& request, Stream stream) override {
@@ -42,6 +43,11 @@ class TypedBatch final : public Batch<Device> {
     entry.aligned = is_aligned(request.weight, request.gradient) && Base::runs_are_aligned(entry.length, entry.lines);
 
     if constexpr (Is::projected) check_projection(plan, request);
+    if constexpr (Is::dense_factors && !std::is_same_v<Stored, float>)
+      if (!ApplyScaled<Policies, W, G>::moments_in_order(plan))
+        Check{request.name}.fail("shape " + text(request.shape) +
+                                 " is a matrix; without a projection apollo::cuda keeps " +
+                                 "its factored mean as float");
 
     PartCounts parts;
     parts[Pass::by_tensor] = 1;
@@ -55,19 +61,23 @@ class TypedBatch final : public Batch<Device> {
       entry.moment[b] = tensor.moments.template as<std::byte>() + b * up_to_16(one);
     if constexpr (Is::has_basis) {
       tensor.basis = Memory<Device>(device, basis_bytes(plan), request.name, "optimizer state");
-      entry.directions = tensor.basis.template as<float>();
+      if constexpr (Is::packs)
+        entry.packed = {tensor.basis.template as<std::uint8_t>() + ranges_bytes(plan),
+                        tensor.basis.template as<GroupRange>()};
+      else
+        entry.directions = tensor.basis.template as<float>();
     }
-    if constexpr (Is::by_block) {
-      tensor.shared =
-          Memory<Device>(device, plan.blocks() * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
+    if constexpr (Is::by_block || Is::factors) {
+      const Index size = vector_size<Policies>(plan, 0) + vector_size<Policies>(plan, 1);
+      tensor.shared = Memory<Device>(device, size * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
       entry.shared = tensor.shared.template as<float>();
     }
     StepScratch<Policies, G>::reserve(device, request.name, tensor, parts);
-    if constexpr (Is::by_block) device.clear(entry.shared, tensor.shared.bytes(), stream);
+    if constexpr (Is::by_block || Is::factors) device.clear(entry.shared, tensor.shared.bytes(), stream);
     if constexpr (Is::has_basis) {
-      if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device>>(device);
+      if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device, Is::packs>>(device);
       basis_->reserve(plan, request.settings.svd, request.name);
-      device.clear(entry.directions, tensor.basis.bytes(), stream);
+      device.clear(tensor.basis.template as<void>(), tensor.basis.bytes(), stream);
     }
     if (Moments::buffers > 0) device.clear(entry.moment[0], tensor.moments.bytes(), stream);
     device.wait(stream);  // steps may come on another stream
@@ -81,15 +91,22 @@ class TypedBatch final : public Batch<Device> {
       for (std::size_t i = 0; i < this->size(); ++i) {
         const Entry& entry = this->tensor(i).entry;
         if (entry.gradient == nullptr) continue;  // it takes no steps either
-        const Progress progress = this->progress(device, i, stream);
+        Progress progress = this->progress(device, i, stream);
+        Record& record = progress.record;
         const TensorSetup& setup = entry.setup;
-        const std::int64_t steps = progress.record.steps, gap = setup.settings.update_proj_gap;
-        std::int64_t left = gap - (steps + setup.settings.refresh_phase) % gap;
-        if (setup.refresh_due(steps)) {
-          left = 1;  // it may be skipped, and is due again then
-          if (progress.fresh == 0)
-            basis_->template refresh<G>(entry, steps > 0, setup.refresh_index(steps), this->progress_on_device(i),
-                                        stream);
+        std::int64_t left = 1;  // a step may be skipped, and the basis is due again then
+        if (progress.fresh == 0 && refresh_due<Projection>(setup, record)) {
+          const std::int64_t index = Is::packs ? record.refreshes : setup.refresh_index(record.steps);
+          const auto outcome =
+              basis_->template refresh<G>(entry, record.steps > 0, index, this->progress_on_device(i), stream);
+          if constexpr (Is::packs)
+            if (outcome.computed) {
+              note_refresh(setup.settings, outcome.kept, record);
+              progress.fresh = 1;
+              this->set_progress(device, i, progress, stream);
+            }
+        } else if (progress.fresh == 0) {
+          left = steps_left(setup, record);
         }
         if (left < next) next = left;
       }
@@ -102,6 +119,8 @@ class TypedBatch final : public Batch<Device> {
       step_projected(run);
     else if constexpr (Is::by_channel)
       step_by_channel(run);
+    else if constexpr (Is::dense_factors)
+      step_dense_factors(run);
     else
       step_elementwise(run);
   }
@@ -120,12 +139,19 @@ class TypedBatch final : public Batch<Device> {
     for (int b = 0; b < Moments::buffers; ++b)
       device.read(host->state.moment[b].data(), tensor.entry.moment[b], tensor.moment_bytes, stream);
     if constexpr (Is::has_basis) {
-      std::vector<float> lines(basis_size(tensor));
-      device.read(lines.data(), tensor.entry.directions, tensor.basis.bytes(), stream);
-      turn(tensor, lines.data(), host->state.basis.data(), false);
+      if constexpr (Is::packs) {
+        device.read(host->state.packed_ranges.data(), tensor.entry.packed.ranges, host->state.packed_ranges.bytes(),
+                    stream);
+        device.read(host->state.packed_codes.data(), tensor.entry.packed.codes, host->state.packed_codes.bytes(),
+                    stream);
+      } else {
+        std::vector<float> lines(basis_size(tensor));
+        device.read(lines.data(), tensor.entry.directions, tensor.basis.bytes(), stream);
+        turn(tensor, lines.data(), host->state.basis.data(), false);
+      }
     }
-    if constexpr (Is::by_block)
-      device.read(host->state.shared[0].data(), tensor.entry.shared, tensor.shared.bytes(), stream);
+    over_shared(tensor, host->state,
+                [&](float* there, float* here, Index bytes) { device.read(here, there, bytes, stream); });
     host->state.record = this->progress(device, number, stream).record;
     return host;
   }
@@ -135,18 +161,37 @@ class TypedBatch final : public Batch<Device> {
     for (int b = 0; b < Moments::buffers; ++b)
       device.write(tensor.entry.moment[b], host.state.moment[b].data(), tensor.moment_bytes, stream);
     if constexpr (Is::has_basis) {
-      std::vector<float> lines(basis_size(tensor));
-      turn(tensor, lines.data(), host.state.basis.data(), true);
-      device.write(tensor.entry.directions, lines.data(), tensor.basis.bytes(), stream);
+      if constexpr (Is::packs) {
+        device.write(tensor.entry.packed.ranges, host.state.packed_ranges.data(), host.state.packed_ranges.bytes(),
+                     stream);
+        device.write(tensor.entry.packed.codes, host.state.packed_codes.data(), host.state.packed_codes.bytes(),
+                     stream);
+      } else {
+        std::vector<float> lines(basis_size(tensor));
+        turn(tensor, lines.data(), host.state.basis.data(), true);
+        device.write(tensor.entry.directions, lines.data(), tensor.basis.bytes(), stream);
+      }
     }
-    if constexpr (Is::by_block)
-      device.write(tensor.entry.shared, host.state.shared[0].data(), tensor.shared.bytes(), stream);
+    over_shared(tensor, host.state,
+                [&](float* there, float* here, Index bytes) { device.write(there, here, bytes, stream); });
     Progress progress;
     progress.record = host.state.record;
     this->set_progress(device, number, progress, stream);
   }
 
  private:
+  /// Calls body(on the device, on the host, bytes) for the vectors of what elements share.
+  template <class HostArrays, class Body>
+  static void over_shared(const Tensor<Device>& tensor, HostArrays& state, Body&& body) {
+    float* there = tensor.entry.shared;
+    for (int v = 0; v < 2; ++v) {
+      const Index size = vector_size<Policies>(tensor.entry.setup.plan, v);
+      if (size == 0) continue;
+      body(there, state.shared[v].data(), size * static_cast<Index>(sizeof(float)));
+      there += size;
+    }
+  }
+
   // --- the kinds of step: run(pass, kernel) enqueues one kernel for all tensors -------------------------------------------
 
   template <class Run>
@@ -175,6 +220,25 @@ class TypedBatch final : public Batch<Device> {
     }
   }
 
+  /// The sums of squares of G's rows and columns.
+  template <class Run>
+  static void sum_sides(const Run& run) {
+    run(Pass::by_line, AlongChannels<SideSquares<G, true>>{});
+    run(Pass::by_place, AcrossChannels<SideSquares<G, false>>{});
+  }
+
+  template <class Run>
+  static void step_dense_factors(const Run& run) {
+    sum_sides(run);
+    run(Pass::by_tensor, Begin<Policies>{});
+    run(Pass::by_tensor, Factors<Policies>{});
+    if constexpr (Policies::factored) {
+      run(Pass::by_run, ScaledNorm<G>{});
+      run(Pass::by_tensor, Clip{});
+    }
+    run(Pass::by_run, ApplyScaled<Policies, W, G>{});
+  }
+
   template <class Run>
   static void step_projected(const Run& run) {
     if constexpr (Is::draws_signs) {
@@ -183,21 +247,37 @@ class TypedBatch final : public Batch<Device> {
       run(Pass::across_channels, ProjectSparseAcross<G>{});
     } else {
       if constexpr (Is::draws_numbers) run(Pass::by_draw, DrawDense<typename Projection::Sketch>{});
-      run(Pass::along_channels, ProjectDenseAlong<G>{});
-      run(Pass::across_channels, ProjectDenseAcross<G>{});
+      if constexpr (Policies::factored_gradient) {  // R is of what the factors leave of G
+        sum_sides(run);
+        run(Pass::by_tensor, Begin<Policies>{});
+        run(Pass::by_tensor, Factors<Policies>{});
+      }
+      run(Pass::along_channels, ProjectDenseAlong<G, ProjectedOn<Policies>>{});
+      run(Pass::across_channels, ProjectDenseAcross<G, ProjectedOn<Policies>>{});
     }
-    run(Pass::by_tensor, Begin<Policies>{});
-    if constexpr (Moments::buffers > 0) {  // where a tensor's are turned at all
+    if constexpr (!Policies::factored_gradient) run(Pass::by_tensor, Begin<Policies>{});
+    if constexpr (Is::turns) {  // where a tensor's are turned at all
       if constexpr (Is::draws_signs) {
         run(Pass::old_draw, DrawOldSparse{});
         run(Pass::by_turn, TurnSparse{});
       } else {
         if constexpr (Is::draws_numbers) run(Pass::old_draw, DrawOldDense<typename Projection::Sketch>{});
-        run(Pass::by_turn, TurnDense{});
+        run(Pass::by_turn, TurnDense<Directions>{});
       }
-      run(Pass::by_rotation, RotateMoments<Policies>{});
+      if constexpr (Policies::factored)
+        run(Pass::by_tensor, TurnColumns{});
+      else
+        run(Pass::by_rotation, RotateMoments<Policies>{});
     }
-    run(Pass::by_moment, LowRankMoments<Policies>{});
+    if constexpr (Policies::factored) {
+      run(Pass::by_line, AlongChannels<ProjectedSquares<true>>{});
+      run(Pass::by_place, AcrossChannels<ProjectedSquares<false>>{});
+      run(Pass::by_tensor, Factors<Policies>{});
+      run(Pass::by_moment, ScaleProjected{});
+      run(Pass::by_tensor, Clip{});
+    } else {
+      run(Pass::by_moment, LowRankMoments<Policies>{});
+    }
     if constexpr (Is::residual) {
       run(Pass::by_residual, ResidualScales<Policies, G>{});
       run(Pass::by_tensor, Finish<Policies>{});
@@ -214,7 +294,18 @@ class TypedBatch final : public Batch<Device> {
   // --- state ------------------------------------------------------------------------------------------------------------
 
   static constexpr Index basis_bytes(const Plan& plan) {
-    return plan.rank * plan.removed * static_cast<Index>(sizeof(float));
+    const Index size = plan.rank * plan.removed;
+    return Is::packs ? PackedBasis::bytes(size) : size * static_cast<Index>(sizeof(float));
+  }
+  /// Of a packed basis, whose codes lie behind its ranges.
+  static constexpr Index ranges_bytes(const Plan& plan) {
+    return PackedBasis::groups(plan.rank * plan.removed) * static_cast<Index>(sizeof(GroupRange));
+  }
+  /// Steps until a basis that is not due now is.
+  static std::int64_t steps_left(const TensorSetup& setup, const Record& record) {
+    if (Is::packs) return record.next_refresh - record.steps;
+    const std::int64_t gap = setup.settings.update_proj_gap;
+    return gap - (record.steps + setup.settings.refresh_phase) % gap;
   }
   static std::size_t basis_size(const Tensor<Device>& tensor) {
     return static_cast<std::size_t>(tensor.entry.setup.plan.rank * tensor.entry.setup.plan.removed);
@@ -255,7 +346,7 @@ class TypedBatch final : public Batch<Device> {
       check.fail("the removed side, " + text(plan.removed) + ", must be below " + text(Index{1} << 31) + " on a GPU");
   }
 
-  std::unique_ptr<std::conditional_t<Is::has_basis, Basis<Device>, int>> basis_;
+  std::unique_ptr<std::conditional_t<Is::has_basis, Basis<Device, Is::packs>, int>> basis_;
 
   Index shared_bytes() const override {
     if constexpr (Is::has_basis) return basis_ == nullptr ? 0 : basis_->bytes();
