@@ -24,34 +24,10 @@ struct TensorRequest {
   Order2D order = Order2D::row_major;
   Settings settings;
   const GroupInput* input = nullptr;
+  const Clock* clock = nullptr;
+  Index number = 0;  ///< in order of registration
   void* weight = nullptr;
   const void* gradient = nullptr;
-};
-
-/// A tensor as the host knows it.
-template <class Device>
-struct Tensor {
-  std::string name;
-  Entry entry;
-  Index moment_bytes = 0;  ///< of each buffer
-  int moment_buffers = 0;
-  Memory<Device> moments;
-  Memory<Device> basis;
-  Memory<Device> shared;
-  Memory<Device> scratch;
-};
-
-/// Steps until a refresh where there is none to come.
-inline constexpr std::int64_t never = std::int64_t{1} << 62;
-
-/// A tensor's state on the host, as checkpoints see it.
-class HostState {
- public:
-  virtual ~HostState() = default;
-  virtual const std::string& name() const = 0;
-  virtual std::string fingerprint() const = 0;
-  virtual void visit_state(StateVisitor& visitor) = 0;
-  virtual const Record& record() const = 0;
 };
 
 /// The loops that a step may have, in the order in which their parts lie.
@@ -76,6 +52,40 @@ struct PartCounts {
   Index& operator[](Pass pass) { return of[static_cast<int>(pass)]; }
 };
 
+/// Of which tensors of a batch: all, or one.
+struct Scope {
+  static constexpr std::size_t all = ~std::size_t{0};
+  std::size_t tensor = all;
+};
+
+/// A tensor as the host knows it.
+template <class Device>
+struct Tensor {
+  std::string name;
+  Entry entry;
+  PartCounts first;        ///< of its parts in the list of each loop ...
+  PartCounts parts;        ///< ... and how many there are
+  Index moment_bytes = 0;  ///< of each buffer
+  int moment_buffers = 0;
+  Memory<Device> moments;
+  Memory<Device> basis;
+  Memory<Device> shared;
+  Memory<Device> scratch;
+};
+
+/// Steps until a refresh where there is none to come.
+inline constexpr std::int64_t never = std::int64_t{1} << 62;
+
+/// A tensor's state on the host, as checkpoints see it.
+class HostState {
+ public:
+  virtual ~HostState() = default;
+  virtual const std::string& name() const = 0;
+  virtual std::string fingerprint() const = 0;
+  virtual void visit_state(StateVisitor& visitor) = 0;
+  virtual const Record& record() const = 0;
+};
+
 /// The tables of one batch.
 template <class Device>
 class Batch {
@@ -87,17 +97,21 @@ class Batch {
   virtual std::size_t add(const Device& device, const TensorRequest& request, Stream stream) = 0;
   /// Computes what bases the coming step needs, and returns after how many steps there may be some to compute again; waits for
   /// the stream, unless nothing here has a basis.
-  virtual std::int64_t refresh(const Device& device, Stream stream) = 0;
-  /// Enqueues one step of every tensor that has a gradient.
-  virtual void step(const Device& device, Stream stream) = 0;
-  virtual Index state_bytes() const = 0;
+  virtual std::int64_t refresh(const Device& device, Scope scope, Stream stream) = 0;
+  /// Enqueue one step of every tensor that has a gradient: first what looks at gradients ...
+  virtual void look(const Device& device, Scope scope, Stream stream) = 0;
+  /// ... then their shares of the global norm, if one is asked for ...
+  virtual void measure(const Device& device, Stream stream) = 0;
+  /// ... then the rest.
+  virtual void act(const Device& device, Scope scope, Stream stream) = 0;
+  virtual Index state_bytes(std::size_t number) const = 0;
   /// A tensor's state copied to the host, and back; both wait for the stream. The batch has been prepared.
   virtual std::unique_ptr<HostState> read_state(const Device& device, std::size_t number, Stream stream) const = 0;
   virtual void write_state(const Device& device, std::size_t number, HostState& state, Stream stream) = 0;
 
   /// Brings the tables to the device; waits for it.
   void prepare(const Device& device, Stream stream) {
-    if (!changed_) return;
+    if (!changed_ || tensors_.empty()) return;
     std::vector<Progress> progress(tensors_.size());
     if (on_device_ > 0)
       device.read(progress.data(), progress_.template as<Progress>(), bytes_of<Progress>(on_device_), stream);
@@ -127,6 +141,13 @@ class Batch {
     if (number < on_device_) device.write(entries_.template as<Entry>() + number, &entry, bytes_of<Entry>(1), stream);
   }
 
+  /// Takes back the tensor that was added last and is not on the device yet.
+  void remove_last() {
+    for (int pass = 0; pass < passes; ++pass)
+      passes_[pass].resize(static_cast<std::size_t>(tensors_.back().first.of[pass]));
+    tensors_.pop_back();
+  }
+
   const Tensor<Device>& tensor(std::size_t number) const { return tensors_[number]; }
   std::size_t size() const { return tensors_.size(); }
   Progress progress(const Device& device, std::size_t number, Stream stream) const {
@@ -152,6 +173,8 @@ class Batch {
 
   void insert(Tensor<Device>&& tensor, const PartCounts& parts) {
     const auto number = static_cast<std::int32_t>(tensors_.size());
+    tensor.parts = parts;
+    for (int pass = 0; pass < passes; ++pass) tensor.first.of[pass] = static_cast<Index>(passes_[pass].size());
     tensors_.push_back(std::move(tensor));
     for (int pass = 0; pass < passes; ++pass)
       for (Index i = 0; i < parts.of[pass]; ++i) passes_[pass].push_back({number, static_cast<std::int32_t>(i)});
@@ -159,12 +182,17 @@ class Batch {
   }
 
   template <class Body>
-  void launch(const Device& device, Pass pass, Body body, Stream stream) const {
+  void launch(const Device& device, Pass pass, Body body, Scope scope, Stream stream) const {
     const Part* parts = parts_.template as<Part>();
     const int number = static_cast<int>(pass);
     for (int before = 0; before < number; ++before) parts += passes_[before].size();
+    auto count = static_cast<Index>(passes_[number].size());
+    if (scope.tensor != Scope::all) {
+      parts += tensors_[scope.tensor].first.of[number];
+      count = tensors_[scope.tensor].parts.of[number];
+    }
     body.tables = {entries_.template as<Entry>(), progress_.template as<Progress>(), parts};
-    device.launch(body, static_cast<Index>(passes_[number].size()), stream);
+    device.launch(body, count, stream);
   }
 
   /// Whether every run begins at 16 bytes, if the tensor does: whatever its values are.

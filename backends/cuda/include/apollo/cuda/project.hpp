@@ -18,6 +18,7 @@ APOLLO_HD inline RandomStream old_projection_stream(const Entry& entry, const Pr
   return {setup.settings.seed, setup.id, Stream::projection,
           static_cast<std::uint64_t>(setup.refresh_index(progress.record.steps - 1) - 1)};
 }
+/// Of R as it is projected; clipping comes when R is read, since the global norm is known by then.
 APOLLO_HD inline float gradient_factor(const Entry& entry) { return static_cast<float>(entry.input->gradient_factor); }
 
 constexpr Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }

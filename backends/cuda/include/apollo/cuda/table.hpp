@@ -2,7 +2,7 @@
 // The tables that lie on the device: what each tensor is, how far it has come, and which block has which part of it.
 #pragma once
 
-#include <apollo/cuda/context.hpp>
+#include <apollo/cuda/clock.hpp>
 #include <apollo/step/coefficients.hpp>
 #include <apollo/step/report.hpp>
 #include <apollo/tensor/blocks.hpp>
@@ -19,6 +19,8 @@ struct GroupInput {
 struct Entry {
   TensorSetup setup;
   const GroupInput* input = nullptr;
+  const Clock* clock = nullptr;
+  Index number = 0;  ///< in order of registration
   void* weight = nullptr;
   const void* gradient = nullptr;  ///< null: no gradient
   void* moment[2] = {};
@@ -65,8 +67,10 @@ struct Progress {
   // For the kernels of one step:
   StepCoefficients<float> c;
   RandomStream weight_rounding;
-  double factor = 0;       ///< the step length of a channel is this times its scale
-  std::int32_t fresh = 0;  ///< a basis was computed for the coming step
+  double gradient_factor = 1;  ///< what multiplies the gradient: loss scale and clipping
+  float clip = 1;              ///< what multiplies R, which has the loss scale
+  double factor = 0;           ///< the step length of a channel is this times its scale
+  std::int32_t fresh = 0;      ///< a basis was computed for the coming step
   std::int32_t active = 0;
   std::int32_t restarts = 0;  ///< moments count as zero
   std::int32_t rotates = 0;   ///< moments are turned to new directions

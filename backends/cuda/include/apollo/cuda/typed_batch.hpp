@@ -33,6 +33,8 @@ class TypedBatch final : public Batch<Device> {
                    request.id};
     const Plan& plan = entry.setup.plan;
     entry.input = request.input;
+    entry.clock = request.clock;
+    entry.number = request.number;
     entry.weight = request.weight;
     entry.gradient = request.gradient;
     const bool rows = request.order == Order2D::row_major;
@@ -75,10 +77,11 @@ class TypedBatch final : public Batch<Device> {
     return this->size() - 1;
   }
 
-  std::int64_t refresh(const Device& device, Stream stream) override {
+  std::int64_t refresh(const Device& device, Scope scope, Stream stream) override {
     std::int64_t next = never;
     if constexpr (Is::has_basis)
       for (std::size_t i = 0; i < this->size(); ++i) {
+        if (scope.tensor != Scope::all && scope.tensor != i) continue;
         const Entry& entry = this->tensor(i).entry;
         if (entry.gradient == nullptr) continue;  // it takes no steps either
         const Progress progress = this->progress(device, i, stream);
@@ -96,22 +99,32 @@ class TypedBatch final : public Batch<Device> {
     return next;
   }
 
-  void step(const Device& device, Stream stream) override {
-    const auto run = [&](Pass pass, auto body) { this->launch(device, pass, body, stream); };
+  void look(const Device& device, Scope scope, Stream stream) override {
+    const auto run = [&](Pass pass, auto body) { this->launch(device, pass, body, scope, stream); };
     if constexpr (Is::projected)
-      step_projected(run);
+      look_projected(run);
     else if constexpr (Is::by_channel)
-      step_by_channel(run);
+      look_by_channel(run);
     else
-      step_elementwise(run);
+      run(Pass::by_run, Inspect<G>{});
+  }
+  void measure(const Device& device, Stream stream) override {
+    this->launch(device, Pass::by_tensor, Measure<Policies>{}, {}, stream);
+  }
+  void act(const Device& device, Scope scope, Stream stream) override {
+    const auto run = [&](Pass pass, auto body) { this->launch(device, pass, body, scope, stream); };
+    run(Pass::by_tensor, Begin<Policies>{});
+    if constexpr (Is::projected)
+      act_projected(run);
+    else if constexpr (Is::by_channel)
+      act_by_channel(run);
+    else
+      run(Pass::by_run, Update<Policies, W, G>{});
   }
 
-  Index state_bytes() const override {
-    Index bytes = 0;
-    for (std::size_t i = 0; i < this->size(); ++i)
-      bytes += this->tensor(i).moment_bytes * Moments::buffers + this->tensor(i).basis.bytes() +
-               this->tensor(i).shared.bytes();
-    return bytes;
+  Index state_bytes(std::size_t number) const override {
+    const Tensor<Device>& tensor = this->tensor(number);
+    return tensor.moment_bytes * Moments::buffers + tensor.basis.bytes() + tensor.shared.bytes();
   }
 
   std::unique_ptr<HostState> read_state(const Device& device, std::size_t number, Stream stream) const override {
@@ -147,20 +160,15 @@ class TypedBatch final : public Batch<Device> {
   }
 
  private:
-  // --- the kinds of step: run(pass, kernel) enqueues one kernel for all tensors -------------------------------------------
+  // --- the kinds of step: run(pass, kernel) enqueues one kernel for all tensors; Begin stands between the halves -----------
 
   template <class Run>
-  static void step_elementwise(const Run& run) {
-    run(Pass::by_run, Inspect<G>{});
-    run(Pass::by_tensor, Begin<Policies>{});
-    run(Pass::by_run, Update<Policies, W, G>{});
-  }
-
-  template <class Run>
-  static void step_by_channel(const Run& run) {
+  static void look_by_channel(const Run& run) {
     run(Pass::along_channels, AlongChannels<GradientSquares<G>>{});
     run(Pass::across_channels, AcrossChannels<GradientSquares<G>>{});
-    run(Pass::by_tensor, Begin<Policies>{});
+  }
+  template <class Run>
+  static void act_by_channel(const Run& run) {
     if constexpr (Is::by_block) {
       run(Pass::by_tensor, BlockSteps<Policies>{});
       run(Pass::by_run, Update<Policies, W, G>{});
@@ -176,7 +184,7 @@ class TypedBatch final : public Batch<Device> {
   }
 
   template <class Run>
-  static void step_projected(const Run& run) {
+  static void look_projected(const Run& run) {
     if constexpr (Is::draws_signs) {
       run(Pass::by_tensor, DrawSparse{});
       run(Pass::along_channels, ProjectSparseAlong<G>{});
@@ -186,7 +194,9 @@ class TypedBatch final : public Batch<Device> {
       run(Pass::along_channels, ProjectDenseAlong<G>{});
       run(Pass::across_channels, ProjectDenseAcross<G>{});
     }
-    run(Pass::by_tensor, Begin<Policies>{});
+  }
+  template <class Run>
+  static void act_projected(const Run& run) {
     if constexpr (Moments::buffers > 0) {  // where a tensor's are turned at all
       if constexpr (Is::draws_signs) {
         run(Pass::old_draw, DrawOldSparse{});
