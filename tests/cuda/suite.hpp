@@ -64,6 +64,7 @@ class Suite {
     for (std::uint64_t step = 0; step < 5; ++step) {
       for (std::size_t i = 0; i < sizes.size(); ++i)
         write<G>(gradients[i], sizes[i], 1000 * (step + 1) + i, 0.01f * static_cast<float>(step + 1));
+      if (clip > 0) optimizer.accumulate();
       optimizer.step();
     }
     std::uint64_t hash = 14695981039346656037u;
@@ -126,7 +127,8 @@ std::vector<Outcome> run_members(const Device& device) {
   suite.template run<Flora<>, float, float>("Flora by normals, fp32", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
   suite.template run<Flora<RandomProjection<SparseSign>, MeanMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
       "Flora by sparse signs, all stochastic", {.lr = 0.01, .rank = 16, .update_proj_gap = 2});
-  suite.template run<Apollo<>, bfloat16, float>("APOLLO, clipped, on a schedule", {.lr = 0.01, .rank = 16}, 0.5);
+  suite.template run<Apollo<>, bfloat16, bfloat16>("APOLLO, accumulated, clipped, on a schedule",
+                                                   {.lr = 0.01, .rank = 16}, 0.5);
   suite.template run<StructuredAdamW<>, float, float>("structured AdamW, fp32", {.lr = 0.01});
   suite.template run<StructuredAdamW<StochasticWeights>, bfloat16, bfloat16>("structured AdamW, bf16", {.lr = 0.01});
   suite.template run<ColumnNormalizedSgd<>, float, bfloat16>("SCALE, fp32, bf16 gradients", {.lr = 0.01});

@@ -52,6 +52,14 @@ TEST_CASE("every kernel is emulated, and there is one entry that runs them all")
   take(run<apollo::GaLore<>, float, float>({{30, 20}}, {.rank = 20, .svd = apollo::SvdMethod::exact}, 1));
   take(run<apollo::AdamMini<>, float, float>(leaves, {}, 1));
   take(run<apollo::StructuredAdamW<>, float, float>(leaves, {}, 1));
+  EmulatedOptimizer sums;
+  Array<float> array(sums.device(), Matrix(30, 20, 1.0));
+  sums.add(sums.add_group(apollo::FloraOptions{.rank = 8}), "flora", array.view(), array.view());
+  sums.add(sums.add_group(apollo::AdamWOptions{}), "adamw", array.view(), array.view());
+  sums.accumulate();
+  sums.discard_accumulated();
+  const std::set<std::string> of_sums = sums.device().launched();
+  launched.insert(of_sums.begin(), of_sums.end());
   for (const std::string& kernel : kernels) {
     CAPTURE(kernel);
     CHECK(launched.count(kernel) == 1);

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What apollo::Optimizer does for a whole model, in apollo::cuda, emulated: clipping, schedules, replays of graphs, steps layer
-// by layer, tensors of more dimensions; beside the reference in double precision.
+// by layer, micro-batches, tensors of more dimensions; beside the reference in double precision.
 // also: threads
 // not: optimised
-#include <map>
-
 #include "cuda_model.hpp"
 
 using namespace emulated;
@@ -27,10 +25,14 @@ void add_members(Optimizer& optimizer, const Add& add) {
   add(optimizer.template add_group<apollo::AdamW<>>({.lr = 0.01, .weight_decay = 0.1}), Leaf{70, 33}, "adamw");
   add(projected, Leaf{40, 70}, "apollo");
   add(projected, Leaf{50, 1}, "bias");
-  add(optimizer.template add_group<apollo::Flora<>>({.lr = 1, .rank = 5, .update_proj_gap = 2}), Leaf{33, 40}, "flora");
+  add(optimizer.template add_group<apollo::Flora<>>({.lr = 20, .rank = 5, .update_proj_gap = 2}), Leaf{33, 40},
+      "flora");
   add(optimizer.template add_group<apollo::Fira<>>(
           {.lr = 0.05, .rank = 4, .update_proj_gap = 2, .svd = apollo::SvdMethod::exact}),
       Leaf{20, 30, Order2D::column_major}, "fira");
+  add(optimizer.template add_group<apollo::GaLore<>>(
+          {.lr = 0.05, .rank = 3, .update_proj_gap = 2, .svd = apollo::SvdMethod::exact}),
+      Leaf{24, 20}, "galore");
   add(optimizer.template add_group<apollo::StructuredAdamW<>>({.lr = 0.02}), Leaf{30, 40}, "structured");
   add(optimizer.template add_group<apollo::ColumnNormalizedSgd<>>({.lr = 0.02}), Leaf{40, 30}, "scale");
   add(optimizer.template add_group<apollo::AdamMini<>>({.lr = 0.02}), Leaf{33, 24}, "mini");
@@ -51,8 +53,16 @@ struct OnDevice {
       optimizer.add(group, name, w.back().view(), g.back().view());
     });
   }
-  void feed(int step) {
-    for (std::size_t i = 0; i < members.size(); ++i) g[i].set(gradient(members[i].leaf, i, step));
+  void feed(int step, double factor = 1) {
+    for (std::size_t i = 0; i < members.size(); ++i)
+      g[i].set(support::scaled(support::rounded<float>(gradient(members[i].leaf, i, step)), factor));
+  }
+  void bind(bool with_gradients) {
+    for (std::size_t i = 0; i < members.size(); ++i)
+      if (with_gradients)
+        optimizer.rebind(members[i].name, w[i].view(), g[i].view());
+      else
+        optimizer.rebind(members[i].name, w[i].view(), apollo::no_gradient);
   }
   void step_by_layer(int step) {
     feed(step);
@@ -81,9 +91,9 @@ struct OnHost {
       optimizer.add(group, name, w.back()->view, g.back()->view);
     });
   }
-  void feed(int step) {
+  void feed(int step, double factor = 1) {
     for (std::size_t i = 0; i < members.size(); ++i)
-      g[i]->set(support::rounded<float>(gradient(members[i].leaf, i, step)));
+      g[i]->set(support::scaled(support::rounded<float>(gradient(members[i].leaf, i, step)), factor));
   }
 };
 
@@ -227,19 +237,19 @@ TEST_CASE(
   CHECK(mentions(refused([&] { optimizer.begin_tick(); }), {"begin_tick() while tick 5 is open"}));
   optimizer.step("mini");
   CHECK(mentions(refused([&] { optimizer.step("mini"); }), {"'mini'", "second step in tick 5"}));
-  CHECK(mentions(refused([&] { optimizer.step("mini", layers.w[7].view(), layers.g[7].view()); }),
+  CHECK(mentions(refused([&] { optimizer.step("mini", layers.w[8].view(), layers.g[8].view()); }),
                  {"'mini'", "second step in tick 5"}));
   CHECK(mentions(refused([&] { optimizer.step(); }), {"step() while tick 5 is open layer by layer"}));
   CHECK(mentions(refused([&] { optimizer.save("open.safetensors"); }), {"save() while tick 5 is open"}));
   CHECK(mentions(refused([&] { optimizer.load("open.safetensors"); }), {"load() while tick 5 is open"}));
   CHECK(
-      mentions(refused([&] { optimizer.end_tick(); }), {"7 of 8 tensors", "tick 5", "'adamw'", "...", "no_gradient"}));
-  CHECK(mentions(refusal([&] { optimizer.step("nobody"); }), {"no tensor is named 'nobody'", "8 are registered"}));
+      mentions(refused([&] { optimizer.end_tick(); }), {"8 of 9 tensors", "tick 5", "'adamw'", "...", "no_gradient"}));
+  CHECK(mentions(refusal([&] { optimizer.step("nobody"); }), {"no tensor is named 'nobody'", "9 are registered"}));
   CHECK(mentions(refusal([&] {
                    optimizer.add(Group<apollo::AdamW<>::Policies>{1}, "late", layers.w[0].view(), layers.g[0].view());
                  }),
                  {"'late'", "while tick 5 is open"}));
-  for (std::size_t i = 1; i < 7; ++i) optimizer.step(layers.members[i].name);
+  for (std::size_t i = 1; i < 8; ++i) optimizer.step(layers.members[i].name);
   optimizer.rebind("adamw", layers.w[0].view(), apollo::no_gradient);
   optimizer.end_tick();
   CHECK(optimizer.tick() == 5);
@@ -247,7 +257,7 @@ TEST_CASE(
   CHECK(optimizer.status("apollo").steps == 5);
   optimizer.step("adamw", layers.w[0].view(), layers.g[0].view());  // opens the next
   CHECK(optimizer.status("adamw").steps == 5);
-  for (std::size_t i = 1; i < 8; ++i) optimizer.step(layers.members[i].name);
+  for (std::size_t i = 1; i < 9; ++i) optimizer.step(layers.members[i].name);
   optimizer.end_tick();
   optimizer.clip_global_norm(1);
   CHECK(mentions(refused([&] { optimizer.step("adamw"); }), {"layer-wise", "global norm = 1"}));
@@ -262,6 +272,208 @@ TEST_CASE(
   optimizer.step("adamw");
   CHECK(optimizer.device().launches() - from == 4);  // the tick, and three
   CHECK(layers.w[1].get().values == before.values);
+}
+
+TEST_CASE("micro-batches are one batch, as on the host, each with its own scale") {
+  OnDevice device;
+  OnHost host;
+  const double parts[] = {1.5, -2, 1.5};
+  for (int step = 0; step < 5; ++step) {
+    CAPTURE(step);
+    for (int k = 0; k < 3; ++k) {
+      const double scale = k == 1 ? 0.5 : 1;
+      device.feed(step, parts[k] / scale), host.feed(step, parts[k] / scale);
+      device.optimizer.gradient_scale(scale), host.optimizer.gradient_scale(scale);
+      if (k == 2) break;
+      CHECK(device.optimizer.accumulating() == (k == 1));
+      const apollo::AccumulationReport report = device.optimizer.accumulate();
+      CHECK(report.projected == 1);
+      CHECK(report.whole == 8);
+      CHECK(report.skipped == 0);
+      host.optimizer.accumulate();
+    }
+    device.optimizer.step(), host.optimizer.step();
+    CHECK(!device.optimizer.accumulating());
+    for (const char* name : {"adamw", "flora"}) CHECK(device.optimizer.status(name).steps == step + 1);
+    CHECK(device.optimizer.status("flora").gradient_norm == apollo::not_measured);
+    check_same(device, host);
+  }
+  CHECK(device.optimizer.accumulation_bytes("adamw") == 70 * 33 * 4);
+  CHECK(device.optimizer.accumulation_bytes("flora") == 5 * 40 * 4);
+  CHECK(device.optimizer.accumulation_bytes() ==
+        4 * (70 * 33 + 40 * 70 + 50 + 5 * 40 + 20 * 30 + 24 * 20 + 30 * 40 + 40 * 30 + 33 * 24));
+}
+
+TEST_CASE("two halves have the bits of one gradient; replays, and layer by layer, too") {
+  OnDevice whole, micro, layers({.workers = 3}), replayed;
+  Emulator::Graph add, step;
+  const Emulator device = replayed.optimizer.device();
+  for (int t = 0; t < 6; ++t) {
+    CAPTURE(t);
+    whole.feed(t, 2), micro.feed(t), layers.feed(t), replayed.feed(t);
+    whole.optimizer.step();
+    micro.optimizer.accumulate(), micro.optimizer.step();
+    for (const Member& member : layers.members) layers.optimizer.accumulate(member.name);
+    CHECK(!layers.optimizer.tick_open());
+    layers.step_by_layer(t);
+    if (t < 2) {
+      replayed.optimizer.accumulate(), replayed.optimizer.step();
+    } else {
+      if (t == 2) {
+        device.begin_capture();
+        replayed.optimizer.accumulate();
+        add = device.end_capture();
+        device.begin_capture();
+        replayed.optimizer.step();
+        step = device.end_capture();
+      }
+      device.replay(add);
+      replayed.optimizer.refresh();
+      device.replay(step);
+    }
+    CHECK(micro.same_weights(whole));
+    CHECK(layers.same_weights(whole));
+    CHECK(replayed.same_weights(whole));
+  }
+  CHECK(replayed.optimizer.tick() == 6);
+  CHECK(replayed.optimizer.accumulate("flora") == apollo::Accumulated::projected);
+  device.replay(step);  // the others without
+  CHECK(!replayed.optimizer.accumulating());
+}
+
+TEST_CASE("clipping and sums have the same bits with a thread for each of a block") {
+  const auto weights = [](const Emulation& how) {
+    EmulatedOptimizer optimizer{Emulator(how)};
+    const Leaf leaf{20, 12};
+    std::vector<Array<float>> w, g;
+    for (std::size_t i = 0; i < 2; ++i) {
+      w.emplace_back(optimizer.device(), start(leaf, i));
+      g.emplace_back(optimizer.device(), gradient(leaf, i, 0));
+    }
+    optimizer.add(optimizer.add_group(apollo::ApolloOptions{.lr = 0.01, .rank = 4}), "a", w[0].view(), g[0].view());
+    optimizer.add(optimizer.add_group(apollo::FloraOptions{.lr = 1, .rank = 4}), "f", w[1].view(), g[1].view());
+    optimizer.accumulate(), optimizer.step();
+    optimizer.clip_global_norm(0.01);
+    optimizer.step();
+    return std::vector<Matrix>{w[0].get(), w[1].get()};
+  };
+  const auto one = weights({}), other = weights({.in_step = true});
+  for (std::size_t i = 0; i < 2; ++i) CHECK(one[i].values == other[i].values);
+}
+
+TEST_CASE("sums of bfloat16 gradients are float") {
+  const auto check = [](const auto& options) {
+    EmulatedOptimizer optimizer;
+    const auto group = optimizer.add_group(options);
+    const Leaf leaf{40, 30};
+    Array<float> w(optimizer.device(), start(leaf, 0)), v(optimizer.device(), start(leaf, 0));
+    Array<bfloat16> g(optimizer.device(), gradient(leaf, 0, 0)), h(optimizer.device(), gradient(leaf, 0, 0));
+    EmulatedOptimizer twin{optimizer.device()};
+    optimizer.add(group, "w", w.view(), g.view());
+    twin.add(twin.add_group(options), "w", v.view(), h.view());
+    for (int step = 0; step < 4; ++step) {
+      g.set(gradient(leaf, 0, step)), h.set(support::scaled(gradient(leaf, 0, step), 4));
+      for (int k = 0; k < 3; ++k) optimizer.accumulate();
+      optimizer.step(), twin.step();
+      CHECK(w.get().values == v.get().values);
+    }
+  };
+  check(apollo::AdamWOptions{.lr = 0.01});
+  check(apollo::ApolloOptions{.lr = 0.01, .rank = 8});
+  check(apollo::GaLoreOptions{.lr = 0.01, .rank = 4, .update_proj_gap = 2});
+}
+
+TEST_CASE("a micro-batch that is not finite skips the whole batch, once; discarded sums leave no trace") {
+  OnDevice device, healthy;
+  const auto both = [&](int t) {
+    device.feed(t), healthy.feed(t);
+    device.optimizer.step(), healthy.optimizer.step();
+    CHECK(device.same_weights(healthy));
+  };
+  both(0);
+  for (const std::size_t when : {0u, 1u, 2u}) {  // first, between, last
+    for (std::size_t k = 0; k < 3; ++k) {
+      device.feed(1);
+      if (k == when)
+        for (auto& g : device.g) g.view()(7, 0) = k == 0 ? HUGE_VALF : std::nanf("");
+      if (k < 2) device.optimizer.accumulate();
+    }
+    device.optimizer.step();
+    CHECK(device.same_weights(healthy));
+  }
+  for (const Member& member : device.members) CHECK(device.optimizer.status(member.name).skipped == 3);
+  both(1);
+  device.feed(9);
+  device.optimizer.accumulate();
+  CHECK(device.optimizer.accumulating());
+  device.optimizer.discard_accumulated();
+  CHECK(!device.optimizer.accumulating());
+  for (int t = 2; t < 5; ++t) both(t);
+}
+
+TEST_CASE("a last micro-batch without a gradient takes the earlier ones") {
+  OnDevice device, same;
+  for (int t = 0; t < 3; ++t) {
+    device.feed(t), same.feed(t);
+    CHECK(device.optimizer.accumulate().skipped == 0);
+    device.bind(false);
+    CHECK(device.optimizer.accumulate().skipped == 9);
+    if (t == 1) {
+      device.optimizer.begin_tick();
+      CHECK(mentions(refusal<std::logic_error>([&] { device.optimizer.end_tick(); }), {"9 of 9 tensors"}));
+      for (const Member& member : device.members) device.optimizer.step(member.name);
+      device.optimizer.end_tick();
+    } else {
+      device.optimizer.step();
+    }
+    device.optimizer.step();  // with nothing at all
+    device.bind(true);
+    same.optimizer.step();
+    CHECK(device.same_weights(same));
+    CHECK(device.optimizer.status("flora").steps == t + 1);
+    CHECK(device.optimizer.status("flora").skipped == 0);
+  }
+}
+
+TEST_CASE("sums and clipping, and what may not be done while gradients wait") {
+  OnDevice device;
+  auto& optimizer = device.optimizer;
+  const auto refused = [&](auto&& act) { return refusal<std::logic_error>(act); };
+  optimizer.prepare();
+  optimizer.device().begin_capture();
+  CHECK(mentions(refused([&] { optimizer.accumulate(); }), {"'", "captured", "memory", "discard_accumulated()"}));
+  (void)optimizer.device().end_capture();
+  CHECK(optimizer.accumulate("adamw") == apollo::Accumulated::whole);
+  CHECK(optimizer.accumulation_bytes() == optimizer.accumulation_bytes("adamw"));
+  CHECK(mentions(refused([&] { optimizer.save("waiting.safetensors"); }), {"save() while accumulated gradients wait"}));
+  CHECK(mentions(refused([&] { optimizer.load("waiting.safetensors"); }), {"load() while accumulated gradients wait"}));
+  CHECK(mentions(refusal([&] { optimizer.accumulate("nobody"); }), {"no tensor is named 'nobody'"}));
+  optimizer.step("adamw");
+  CHECK(
+      mentions(refused([&] { optimizer.accumulate("adamw"); }), {"'adamw'", "accumulate() after its step in tick 1"}));
+  CHECK(mentions(refused([&] { optimizer.accumulate(); }), {"accumulate() while tick 1 is open"}));
+  optimizer.accumulate("flora");
+  for (std::size_t i = 1; i < 9; ++i) optimizer.step(device.members[i].name);
+  optimizer.end_tick();
+  optimizer.accumulate("flora");
+  optimizer.clip_global_norm(0.5);
+  CHECK(mentions(refused([&] { optimizer.step(); }), {"'flora'", "projected space", "clip_global_norm = 0.5"}));
+  CHECK(mentions(refused([&] { optimizer.accumulate("flora"); }), {"'flora'", "projected space"}));
+  CHECK(mentions(refused([&] { optimizer.accumulate(); }), {"'flora'", "projected space"}));
+  optimizer.discard_accumulated();
+  optimizer.step();
+  // The norm that is clipped is that of the sums.
+  EmulatedOptimizer micro, plain;
+  Array<float> w(micro.device(), Matrix(20, 30, 1.0)), g(micro.device(), gradient({20, 30}, 0, 3));
+  Array<float> v(plain.device(), Matrix(20, 30, 1.0)), h(plain.device(), support::scaled(gradient({20, 30}, 0, 3), 2));
+  micro.add(micro.add_group(apollo::ApolloOptions{.rank = 4}), "w", w.view(), g.view());
+  plain.add(plain.add_group(apollo::ApolloOptions{.rank = 4}), "w", v.view(), h.view());
+  micro.gradient_scale(0.5), plain.gradient_scale(0.5);
+  micro.clip_global_norm(0.01), plain.clip_global_norm(0.01);
+  micro.accumulate(), micro.step(), plain.step();
+  CHECK(plain.model_status().clip_factor < 0.9);
+  CHECK(near(micro.model_status().global_norm, plain.model_status().global_norm, 1e-6));
+  CHECK(support::relative_error(w.get(), v.get()) <= 1e-6);
 }
 
 TEST_CASE("launches of a clipped step do not grow with the number of tensors") {

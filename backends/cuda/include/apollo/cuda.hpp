@@ -69,8 +69,8 @@ class BasicOptimizer {
     using Policies = typename Member::Policies;
     const Settings settings = checked_settings<Policies>(options, {});
     const GroupInput first{settings.lr, gradient_scale_};
-    Memory<Device> input(device_, sizeof(GroupInput), {}, "a group's input");
-    device_.write(input.template as<GroupInput>(), &first, sizeof(GroupInput), {});
+    Memory<Device> input(device_, 2 * sizeof(GroupInput), {}, "a group's input");
+    write_input(input, first, {});
     inputs_.reserve(inputs_.size() + 1);
     input_memory_.reserve(input_memory_.size() + 1);
     const std::size_t number = groups_.add(settings, Policies::Projection::projects);
@@ -190,7 +190,7 @@ class BasicOptimizer {
   void set_lr(Group<Policies> group, double lr, Stream stream = {}) {
     groups_.set_lr(group.index, lr);
     inputs_[group.index].lr = lr;
-    write_input(group.index, stream);
+    write_input(input_memory_[group.index], inputs_[group.index], stream);
   }
   /// The group's lr as set, before the schedule.
   template <class Policies>
@@ -204,7 +204,7 @@ class BasicOptimizer {
     gradient_scale_ = factor;
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       inputs_[i].gradient_factor = factor;
-      write_input(i, stream);
+      write_input(input_memory_[i], inputs_[i], stream);
     }
   }
   /// step() scales all gradients down so that their common norm is at most this; infinity or 0 switches it off. A tensor that is
@@ -247,6 +247,8 @@ class BasicOptimizer {
   /// status() tells. Errors: a tick is open; those of the runtime when kernels cannot be launched.
   void step(Stream stream = {}) {
     if (open_) rules::step_while_open(now(stream));
+    for (const auto* entry : in_order_)
+      if (entry->second.waits) check_clipping(*entry);
     prepare(stream);
     if (!device_.capturing(stream)) refresh(stream);
     clock_.advance(device_, stream);
@@ -256,6 +258,50 @@ class BasicOptimizer {
       clock_.clip_all(device_, stream);
     }
     for (const auto& [key, batch] : batches_) batch->act(device_, {}, stream);
+    forget_sums();
+  }
+
+  /// Adds every gradient, as bound now, to what the next step takes beside its own, as apollo::Optimizer does: k - 1 times
+  /// accumulate() and one step() are one step of the sum, times the gradient scale of each time. Where a step takes nothing but R
+  /// of a drawn projection (Flora) the sum is kept as kept x rank floats, else it is as large as the gradient, in float. A gradient
+  /// that is not finite makes its tensor skip the whole batch. Memory comes with the first micro-batch and stays, for which
+  /// it waits; later ones wait for nothing and can be captured. Errors, before anything is changed: a tick is open; clipping by
+  /// global norm, where a sum would not be whole; too little memory.
+  AccumulationReport accumulate(Stream stream = {}) {
+    if (open_) rules::accumulate_while_open(now(stream));
+    for (const auto* entry : in_order_) check_clipping(*entry);
+    prepare(stream);
+    for (const auto& [key, batch] : batches_) batch->reserve_sums(device_, {}, stream);
+    for (const auto& [key, batch] : batches_) batch->accumulate(device_, {}, stream);
+    AccumulationReport report;
+    for (auto& [name, place] : names_) {
+      const Accumulated how = note_sum(place);
+      ++(how == Accumulated::none ? report.skipped : how == Accumulated::whole ? report.whole : report.projected);
+    }
+    return report;
+  }
+  /// The same for one tensor, from inside the backward pass for example. Opens no tick. Errors also: an unknown name; a tensor
+  /// that was stepped in the open tick.
+  Accumulated accumulate(std::string_view name, Stream stream = {}) {
+    Place& place = find(name);
+    if (open_ && place.turn == turn_) rules::accumulate_after_step(name, now(stream));
+    check_clipping(*names_.find(std::string(name)));
+    prepare(stream);
+    place.batch->reserve_sums(device_, {place.number}, stream);
+    place.batch->accumulate(device_, {place.number}, stream);
+    return note_sum(place);
+  }
+  /// Forgets what was accumulated since the last step.
+  void discard_accumulated(Stream stream = {}) {
+    prepare(stream);
+    for (const auto& [key, batch] : batches_) batch->discard_accumulated(device_, stream);
+    forget_sums();
+  }
+  /// Whether gradients wait for a step. Waits for the stream.
+  bool accumulating(Stream stream = {}) const {
+    for (const auto& [key, batch] : batches_)
+      if (batch->accumulating(device_, stream)) return true;
+    return false;
   }
 
   /// Opens a tick for layer-wise steps; step(name) does so by itself, on its stream. Errors: a tick is open; clipping by global
@@ -281,6 +327,7 @@ class BasicOptimizer {
     place.batch->look(device_, scope, stream);
     place.batch->act(device_, scope, stream);
     place.turn = turn_;
+    place.waits = false;
   }
   /// Rebinds, for which it waits, and steps.
   template <class W, class G>
@@ -296,7 +343,7 @@ class BasicOptimizer {
     rules::Missing missing;
     for (const auto* entry : in_order_) {
       const Place& place = entry->second;
-      if (place.turn != turn_ && place.batch->tensor(place.number).entry.gradient != nullptr) missing.add(entry->first);
+      if (place.turn != turn_ && (place.waits || has_gradient(place))) missing.add(entry->first);
     }
     if (missing.any()) missing.refuse(in_order_.size(), now(stream));
     open_ = false;
@@ -346,8 +393,18 @@ class BasicOptimizer {
     groups_.check(group.index);
     return sum_of_state([&](const Place& place) { return place.group == group.index; });
   }
+  /// Bytes of the sums of micro-batches.
+  Index accumulation_bytes() const {
+    Index bytes = 0;
+    for (const auto& [name, place] : names_) bytes += place.batch->tensor(place.number).sum.bytes();
+    return bytes;
+  }
+  Index accumulation_bytes(std::string_view name) const {
+    const Place& place = find(name);
+    return place.batch->tensor(place.number).sum.bytes();
+  }
   Index workspace_bytes() const {
-    Index bytes = static_cast<Index>(inputs_.size() * sizeof(GroupInput)) + clock_.bytes();
+    Index bytes = static_cast<Index>(inputs_.size() * 2 * sizeof(GroupInput)) + clock_.bytes();
     for (const auto& [key, batch] : batches_) bytes += batch->workspace_bytes();
     return bytes;
   }
@@ -357,19 +414,22 @@ class BasicOptimizer {
   // --- checkpoints ------------------------------------------------------------------------------------------------------
 
   /// Writes the state of every tensor to a file as apollo::save does: an optimizer on the host can load it, and one on a device
-  /// what the host saved. Waits for the stream. Peak memory of the host: the state. Errors: an open tick; anything the file
-  /// system says; the old file, if there was one, is then as it was.
+  /// what the host saved. Waits for the stream. Peak memory of the host: the state. Errors: an open tick; accumulated gradients;
+  /// anything the file system says; the old file, if there was one, is then as it was.
   void save(const std::string& path, Stream stream = {}) {
     if (open_) rules::save_while_open(now(stream));
+    if (accumulating(stream)) rules::save_while_accumulating();
     prepare(stream);
     checkpoint::write_file(read_states(stream), tick(stream), path);
   }
 
   /// Replaces the state of every tensor by that of a file of save() or apollo::save. Everything is read and compared first, all
   /// mismatches are reported in one error, and then nothing has changed. Counts of skipped steps begin anew. Waits for the
-  /// stream; a captured graph stays right. Peak memory of the host: the state. Error also: an open tick.
+  /// stream; a captured graph stays right. Peak memory of the host: the state. Errors also: an open tick; accumulated
+  /// gradients.
   void load(const std::string& path, Stream stream = {}) {
     if (open_) rules::load_while_open(now(stream));
+    if (accumulating(stream)) rules::load_while_accumulating();
     prepare(stream);
     const auto states = read_states(stream);
     const std::int64_t tick = checkpoint::read(states, InputFile(path), [] {});
@@ -390,6 +450,7 @@ class BasicOptimizer {
     std::size_t group = 0;
     Order2D order = Order2D::row_major;
     std::size_t value_bytes[2] = {};
+    bool waits = false;     ///< gradients were added to its sum since its last step, as far as the calls say
     std::int64_t turn = 0;  ///< the last tick, of those opened layer by layer, in which it was stepped
   };
 
@@ -444,6 +505,19 @@ class BasicOptimizer {
     }
   }
 
+  bool has_gradient(const Place& place) const { return place.batch->tensor(place.number).entry.gradient != nullptr; }
+  void check_clipping(const std::pair<const std::string, Place>& entry) const {
+    if (clip_ > 0 && entry.second.batch->sums_as_projections()) rules::clip_of_projected_sum(entry.first, clip_);
+  }
+  Accumulated note_sum(Place& place) {
+    if (!has_gradient(place)) return Accumulated::none;
+    place.waits = true;
+    return place.batch->sums_as_projections() ? Accumulated::projected : Accumulated::whole;
+  }
+  void forget_sums() {
+    for (auto& [name, place] : names_) place.waits = false;
+  }
+
   void check_groups() const {
     groups_.check_matrices([&](std::size_t group) {
       for (const auto* entry : in_order_)
@@ -496,8 +570,10 @@ class BasicOptimizer {
   }
   Place& find(std::string_view name) { return const_cast<Place&>(std::as_const(*this).find(name)); }
 
-  void write_input(std::size_t group, Stream stream) {
-    device_.write(input_memory_[group].template as<GroupInput>(), &inputs_[group], sizeof(GroupInput), stream);
+  /// What is read of gradients, and behind it of sums, which have been scaled.
+  void write_input(const Memory<Device>& memory, const GroupInput& input, Stream stream) const {
+    const GroupInput both[2] = {input, {input.lr, 1}};
+    device_.write(memory.template as<GroupInput>(), both, sizeof both, stream);
   }
 
   Device device_;

@@ -50,7 +50,7 @@ struct AlongChannels {
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
-    if (entry.gradient == nullptr || (Squares::steps && progress.active == 0)) return;
+    if (Squares::steps ? progress.active == 0 : tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const Index first = tables.number(context.block()) * channels;
     context.phase([&](int t) {
@@ -86,7 +86,7 @@ struct AcrossChannels {
   APOLLO_HD void operator()(const Context& context, Shared&) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
-    if (entry.gradient == nullptr || (Squares::steps && progress.active == 0)) return;
+    if (Squares::steps ? progress.active == 0 : tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const Index tiles = (plan.kept + threads - 1) / threads;
     const Index part = tables.number(context.block()) / tiles;

@@ -25,10 +25,10 @@ struct Inspect {
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Index part = tables.number(context.block());
+    if (tables.idle(context.block())) return;
     const auto* gradient = static_cast<const G*>(entry.gradient);
     typename Context::template Each<double> sum;
     context.phase([&](int t) {
-      if (gradient == nullptr) return;
       for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn)
         over_runs(entry, part, turn, t, [&](const Run& run, int lane, int) {
           for (int u = 0; u < Units<G>::count; ++u) {
@@ -68,13 +68,23 @@ APOLLO_HD double gradient_square(const Context& context, const Entry& entry, Sum
   return block_sum(context, memory, part);
 }
 
+/// Whether a gradient of this squared norm may be stepped.
+template <class Policies>
+APOLLO_HD bool may_be_stepped(const Entry& entry, double squared) {
+  constexpr double largest = 1e70;  // R of a larger gradient might not be finite, so it is taken for one that is not
+  const bool finite = bits::finite(squared) && (!Policies::Projection::projects || squared <= largest);
+  return finite || !entry.setup.settings.check_finite;
+}
+/// Whether there is something to step with: a gradient, or a sum of R.
+APOLLO_HD inline bool wants_step(const Entry& entry, const Progress& progress) {
+  return entry.gradient != nullptr || progress.pending == Pending::projected || progress.pending == Pending::spoiled;
+}
 /// Whether a tensor is stepped, its gradient's squared norm being this.
 template <class Policies>
 APOLLO_HD bool is_stepped(const Entry& entry, const Progress& progress, double squared) {
-  constexpr double largest = 1e70;  // R of a larger gradient might not be finite, so it is taken for one that is not
-  const bool finite = bits::finite(squared) && (!Policies::Projection::projects || squared <= largest);
   const bool ready = !computes_basis<typename Policies::Projection> || progress.record.steps > 0 || progress.fresh != 0;
-  return entry.gradient != nullptr && ready && (finite || !entry.setup.settings.check_finite);
+  return wants_step(entry, progress) && ready && progress.pending != Pending::spoiled &&
+         may_be_stepped<Policies>(entry, squared);
 }
 
 /// One block a tensor: its share of the global norm, none where it will be skipped or is not finite.
@@ -88,6 +98,7 @@ struct Measure {
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
+    if (!takes(entry, progress)) return;
     const double squared = gradient_square<Policies>(context, entry, shared);
     context.last([&](int t) {
       if (t != 0) return;
@@ -109,16 +120,22 @@ struct Begin {
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     Progress& progress = tables.progress_of(context.block());
-    const bool looks = entry.setup.settings.check_finite || !Policies::one_pass;
-    const double squared = looks ? gradient_square<Policies>(context, entry, shared) : 0;
+    const bool mine = takes(entry, progress);
+    const double found = gradient_square<Policies>(context, entry, shared);
     context.last([&](int t) {
       if (t != 0) return;
+      progress.active = 0;
+      if (!mine || !wants_step(entry, progress)) return;
+      const bool looks = entry.setup.settings.check_finite || !Policies::one_pass;
+      const double squared = looks ? found : 0;
+      progress.carries = progress.pending == Pending::projected ? 1 : 0;
       progress.active = is_stepped<Policies>(entry, progress, squared) ? 1 : 0;
       if (progress.active != 0)
-        start(entry, progress, looks ? squared : not_measured);
-      else if (entry.gradient != nullptr)
+        start(entry, progress, looks && progress.carries == 0 ? squared : not_measured);
+      else
         ++progress.skipped;
-      if (entry.gradient != nullptr) progress.fresh = 0;
+      progress.pending = Pending::none;
+      progress.fresh = 0;
     });
   }
 

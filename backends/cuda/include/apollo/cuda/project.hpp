@@ -90,7 +90,7 @@ struct ProjectDenseAlong {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
-    if (entry.gradient == nullptr) return;
+    if (tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const Index tiles = (plan.kept + channels - 1) / channels;
     const Index pass = tables.number(context.block()) / tiles;
@@ -157,7 +157,7 @@ struct ProjectDenseAcross {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared&) const {
     const Entry& entry = tables.entry(context.block());
-    if (entry.gradient == nullptr) return;
+    if (tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const Index tiles = (plan.kept + threads - 1) / threads;
     const Index number = tables.number(context.block());
@@ -323,7 +323,7 @@ struct ProjectSparseAlong {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
-    if (entry.gradient == nullptr) return;
+    if (tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const SparseTable table(plan);
     const RankTile tile(plan.rank);
@@ -384,7 +384,7 @@ struct ProjectSparseAcross {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
-    if (entry.gradient == nullptr) return;
+    if (tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const SparseTable table(plan);
     const Index tiles = (plan.kept + threads - 1) / threads;

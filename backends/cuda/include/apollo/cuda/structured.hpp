@@ -55,8 +55,10 @@ struct LowRankMoments {
       tile.over(t, count, [&](int, int channel, int bucket) {
         const Index at = (first + channel) * rank + bucket;
         float r = 0;
-        for (Index part = 0; part < entry.parts; ++part) r += entry.r[part * plan.moment_size() + at];
+        if (!Policies::takes_projection_only || entry.gradient != nullptr)
+          for (Index part = 0; part < entry.parts; ++part) r += entry.r[part * plan.moment_size() + at];
         r *= progress.clip;
+        if (Policies::takes_projection_only && progress.carries != 0) r += entry.sum[at];
         float value[2] = {0, 0};
         for (int b = 0; b < Moments::buffers; ++b)
           if (progress.restarts == 0) value[b] = static_cast<float>(static_cast<const Stored*>(entry.moment[b])[at]);

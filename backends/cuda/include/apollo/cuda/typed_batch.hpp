@@ -7,17 +7,20 @@
 #include <utility>
 #include <vector>
 
+#include <apollo/cuda/accumulation.hpp>
 #include <apollo/cuda/basis.hpp>
 #include <apollo/cuda/scratch.hpp>
 
 namespace apollo::cuda {
 
-/// The tensors of one composition, one type of weights and one of gradients.
-template <class Device, class Policies, class W, class G>
+/// The tensors of one composition, one type of weights and one of gradients: Given. A step's kernels read gradients of G, which
+/// is that type, or float where they are sums.
+template <class Device, class Policies, class W, class Given>
 class TypedBatch final : public Batch<Device> {
   using Base = Batch<Device>;
   using Is = Composition<Policies>;
   using typename Base::Stream;
+  using typename Base::Table;
   using Moments = typename Policies::Moments;
   using Stored = stored_t<Moments, float>;
 
@@ -64,7 +67,7 @@ class TypedBatch final : public Batch<Device> {
           Memory<Device>(device, plan.blocks() * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
       entry.shared = tensor.shared.template as<float>();
     }
-    StepScratch<Policies, G>::reserve(device, request.name, tensor, parts);
+    StepScratch<Policies, Given>::reserve(device, request.name, tensor, parts);
     if constexpr (Is::by_block) device.clear(entry.shared, tensor.shared.bytes(), stream);
     if constexpr (Is::has_basis) {
       if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device>>(device);
@@ -79,47 +82,67 @@ class TypedBatch final : public Batch<Device> {
 
   std::int64_t refresh(const Device& device, Scope scope, Stream stream) override {
     std::int64_t next = never;
-    if constexpr (Is::has_basis)
+    if constexpr (Is::has_basis) {
+      fold(device, scope, stream);
       for (std::size_t i = 0; i < this->size(); ++i) {
         if (scope.tensor != Scope::all && scope.tensor != i) continue;
-        const Entry& entry = this->tensor(i).entry;
-        if (entry.gradient == nullptr) continue;  // it takes no steps either
+        const Entry& given = this->tensor(i).entry;
+        if (given.gradient == nullptr && given.sum == nullptr) continue;  // it takes no steps either
         const Progress progress = this->progress(device, i, stream);
+        const bool sums = !takes(given, progress);
+        const Entry entry = sums ? this->entry_of_sum(i) : given;
+        if (entry.gradient == nullptr) continue;
         const TensorSetup& setup = entry.setup;
         const std::int64_t steps = progress.record.steps, gap = setup.settings.update_proj_gap;
         std::int64_t left = gap - (steps + setup.settings.refresh_phase) % gap;
         if (setup.refresh_due(steps)) {
           left = 1;  // it may be skipped, and is due again then
-          if (progress.fresh == 0)
-            basis_->template refresh<G>(entry, steps > 0, setup.refresh_index(steps), this->progress_on_device(i),
-                                        stream);
+          if (progress.fresh == 0) {
+            const auto compute = [&]<class G>(G) {
+              basis_->template refresh<G>(entry, steps > 0, setup.refresh_index(steps), this->progress_on_device(i),
+                                          stream);
+            };
+            sums ? compute(float()) : compute(Given());
+          }
         }
         if (left < next) next = left;
       }
+    }
     return next;
   }
 
+  bool sums_as_projections() const override { return sums_projections<Policies>; }
+  void accumulate(const Device& device, Scope scope, Stream stream) override {
+    const Launcher run{*this, device, scope, stream};
+    if constexpr (sums_projections<Policies>) {
+      look_at<Given>(run);
+      run(Pass::by_moment, AddProjection{});
+    } else {
+      run(Pass::by_run, AddGradient<Given>{});
+    }
+    run(Pass::by_tensor, NoteSum<Policies>{});
+  }
+  void discard_accumulated(const Device& device, Stream stream) override {
+    this->launch(device, Pass::by_tensor, DiscardSum{}, {}, stream);
+  }
+
   void look(const Device& device, Scope scope, Stream stream) override {
-    const auto run = [&](Pass pass, auto body) { this->launch(device, pass, body, scope, stream); };
-    if constexpr (Is::projected)
-      look_projected(run);
-    else if constexpr (Is::by_channel)
-      look_by_channel(run);
-    else
-      run(Pass::by_run, Inspect<G>{});
+    fold(device, scope, stream);
+    for_tables(device, scope, stream, [&]<class G>(G, const Launcher& run) { look_at<G>(run); });
   }
   void measure(const Device& device, Stream stream) override {
-    this->launch(device, Pass::by_tensor, Measure<Policies>{}, {}, stream);
+    for_tables(device, {}, stream, [&](auto, const Launcher& run) { run(Pass::by_tensor, Measure<Policies>{}); });
   }
   void act(const Device& device, Scope scope, Stream stream) override {
-    const auto run = [&](Pass pass, auto body) { this->launch(device, pass, body, scope, stream); };
-    run(Pass::by_tensor, Begin<Policies>{});
-    if constexpr (Is::projected)
-      act_projected(run);
-    else if constexpr (Is::by_channel)
-      act_by_channel(run);
-    else
-      run(Pass::by_run, Update<Policies, W, G>{});
+    for_tables(device, scope, stream, [&]<class G>(G, const Launcher& run) {
+      run(Pass::by_tensor, Begin<Policies>{});
+      if constexpr (Is::projected)
+        act_projected<G>(run);
+      else if constexpr (Is::by_channel)
+        act_by_channel<G>(run);
+      else
+        run(Pass::by_run, Update<Policies, W, G>{});
+    });
   }
 
   Index state_bytes(std::size_t number) const override {
@@ -160,14 +183,52 @@ class TypedBatch final : public Batch<Device> {
   }
 
  private:
-  // --- the kinds of step: run(pass, kernel) enqueues one kernel for all tensors; Begin stands between the halves -----------
+  /// run(pass, kernel) enqueues a kernel for the tensors of a scope.
+  struct Launcher {
+    const TypedBatch& batch;
+    const Device& device;
+    Scope scope;
+    Stream stream;
+    Table table = Table::gradients;
 
-  template <class Run>
+    template <class Body>
+    void operator()(Pass pass, const Body& body) const {
+      batch.launch(device, pass, body, scope, stream, table);
+    }
+  };
+  /// Calls body(G(), run) for the table of gradients, and for that of sums, if there is one.
+  template <class Body>
+  void for_tables(const Device& device, Scope scope, Stream stream, const Body& body) const {
+    body(Given(), Launcher{*this, device, scope, stream});
+    if constexpr (!sums_projections<Policies>)
+      if (this->has_table_of_sums()) body(float(), Launcher{*this, device, scope, stream, Table::sums});
+  }
+  /// Adds the bound gradients to whole sums that wait for this step, once.
+  void fold(const Device& device, Scope scope, Stream stream) const {
+    if (!this->has_table_of_sums()) return;
+    const Launcher run{*this, device, scope, stream};
+    run(Pass::by_run, AddGradient<Given>{true, {}});
+    run(Pass::by_tensor, NoteSum<Policies>{true, {}});
+  }
+
+  // --- the kinds of step; Begin stands between the halves -----------------------------------------------------------------
+
+  template <class G, class Run>
+  static void look_at(const Run& run) {
+    if constexpr (Is::projected)
+      look_projected<G>(run);
+    else if constexpr (Is::by_channel)
+      look_by_channel<G>(run);
+    else
+      run(Pass::by_run, Inspect<G>{});
+  }
+
+  template <class G, class Run>
   static void look_by_channel(const Run& run) {
     run(Pass::along_channels, AlongChannels<GradientSquares<G>>{});
     run(Pass::across_channels, AcrossChannels<GradientSquares<G>>{});
   }
-  template <class Run>
+  template <class G, class Run>
   static void act_by_channel(const Run& run) {
     if constexpr (Is::by_block) {
       run(Pass::by_tensor, BlockSteps<Policies>{});
@@ -183,7 +244,7 @@ class TypedBatch final : public Batch<Device> {
     }
   }
 
-  template <class Run>
+  template <class G, class Run>
   static void look_projected(const Run& run) {
     if constexpr (Is::draws_signs) {
       run(Pass::by_tensor, DrawSparse{});
@@ -195,7 +256,7 @@ class TypedBatch final : public Batch<Device> {
       run(Pass::across_channels, ProjectDenseAcross<G>{});
     }
   }
-  template <class Run>
+  template <class G, class Run>
   static void act_projected(const Run& run) {
     if constexpr (Moments::buffers > 0) {  // where a tensor's are turned at all
       if constexpr (Is::draws_signs) {
