@@ -27,9 +27,9 @@ class Suite {
  public:
   explicit Suite(const Device& device) : device_(device) {}
 
-  /// Steps Member with weights of W and gradients of G.
+  /// Steps Member with weights of W and gradients of G; with a bound of the global norm all that a model has is asked for.
   template <class Member, class W, class G>
-  void run(const char* name, const typename Member::Options& options) {
+  void run(const char* name, const typename Member::Options& options, double clip = 0) {
     struct Leaf {
       apollo::Index rows, cols;
       apollo::Order2D order;
@@ -42,6 +42,10 @@ class Suite {
                            {513, 1, column_major}};
     apollo::cuda::BasicOptimizer<Device> optimizer(device_);
     const auto group = optimizer.template add_group<Member>(options);
+    if (clip > 0) {
+      optimizer.clip_global_norm(clip);
+      optimizer.schedule(apollo::Linear{.warmup = 2, .total = 9});  // quotients alone: no function of a library
+    }
     std::vector<apollo::cuda::Memory<Device>> weights, gradients;
     std::vector<apollo::Index> sizes;
     for (const Leaf& leaf : leaves) {
@@ -60,6 +64,7 @@ class Suite {
     for (std::uint64_t step = 0; step < 5; ++step) {
       for (std::size_t i = 0; i < sizes.size(); ++i)
         write<G>(gradients[i], sizes[i], 1000 * (step + 1) + i, 0.01f * static_cast<float>(step + 1));
+      if (clip > 0) optimizer.accumulate();
       optimizer.step();
     }
     std::uint64_t hash = 14695981039346656037u;
@@ -128,6 +133,8 @@ std::vector<Outcome> run_members(const Device& device) {
       "Flora on factored moments, all stochastic", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
   suite.template run<StructuredOptimizer<AdafactorMoments>, float, bfloat16>("Adafactor's moments, fp32",
                                                                              {.lr = 0.01, .eps = 1e-12});
+  suite.template run<Apollo<>, bfloat16, bfloat16>("APOLLO, accumulated, clipped, on a schedule",
+                                                   {.lr = 0.01, .rank = 16}, 0.5);
   suite.template run<StructuredAdamW<>, float, float>("structured AdamW, fp32", {.lr = 0.01});
   suite.template run<StructuredAdamW<StochasticWeights>, bfloat16, bfloat16>("structured AdamW, bf16", {.lr = 0.01});
   suite.template run<ColumnNormalizedSgd<>, float, bfloat16>("SCALE, fp32, bf16 gradients", {.lr = 0.01});

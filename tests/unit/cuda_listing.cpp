@@ -42,7 +42,7 @@ TEST_CASE("every kernel is emulated, and there is one entry that runs them all")
   const std::vector<Leaf> leaves = {{30, 20}, {20, 30}, {9, 1}};
   std::set<std::string> launched;
   const auto take = [&](const Result& result) { launched.insert(result.kernels.begin(), result.kernels.end()); };
-  take(run<apollo::AdamW<>, float, float>(leaves, {}, 1));
+  take(run<apollo::AdamW<>, float, float>(leaves, {}, 1, {}, 1));
   take(run<apollo::ApolloMini<>, float, float>(leaves, {}, 1));
   take(run<apollo::Apollo<>, float, float>(leaves, {.rank = 8}, 1));
   take(run<apollo::Flora<>, float, float>(leaves, {.rank = 8}, 1));
@@ -55,6 +55,14 @@ TEST_CASE("every kernel is emulated, and there is one entry that runs them all")
       leaves, {.rank = 4, .update_proj_gap = 1, .on_refresh = apollo::OnRefresh::rotate}, 2));
   take(run<apollo::AdamMini<>, float, float>(leaves, {}, 1));
   take(run<apollo::StructuredAdamW<>, float, float>(leaves, {}, 1));
+  EmulatedOptimizer sums;
+  Array<float> array(sums.device(), Matrix(30, 20, 1.0));
+  sums.add(sums.add_group(apollo::FloraOptions{.rank = 8}), "flora", array.view(), array.view());
+  sums.add(sums.add_group(apollo::AdamWOptions{}), "adamw", array.view(), array.view());
+  sums.accumulate();
+  sums.discard_accumulated();
+  const std::set<std::string> of_sums = sums.device().launched();
+  launched.insert(of_sums.begin(), of_sums.end());
   for (const std::string& kernel : kernels) {
     CAPTURE(kernel);
     CHECK(launched.count(kernel) == 1);

@@ -80,8 +80,9 @@ struct Result {
 
 template <class Member, class W, class G>
 Result run(const std::vector<Leaf>& leaves, const typename Member::Options& options, int steps,
-           const Emulation& how = {}) {
+           const Emulation& how = {}, double clip = 0) {
   EmulatedOptimizer optimizer{Emulator(how)};
+  optimizer.clip_global_norm(clip);
   const auto group = optimizer.add_group<Member>(options);
   std::vector<Array<W>> weights;
   std::vector<Array<G>> gradients;

@@ -376,21 +376,16 @@ void write_file(const Parameters& parameters, std::int64_t tick, const std::stri
 
 template <class Backend>
 void check_save(const BasicOptimizer<Backend>& optimizer) {
-  if (optimizer.tick_open())
-    refuse_now("save() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
-  if (optimizer.accumulating())
-    refuse_now(
-        "save() while accumulated gradients wait for a step, which no checkpoint holds; step or discard them first");
+  if (optimizer.tick_open()) rules::save_while_open(text(optimizer.tick()));
+  if (optimizer.accumulating()) rules::save_while_accumulating();
   if (optimizer.restoring())
     refuse_now("save() of a state that load() replaced in part; load a whole checkpoint first");
 }
 
 template <class Backend>
 void check_load(const BasicOptimizer<Backend>& optimizer) {
-  if (optimizer.tick_open())
-    refuse_now("load() while tick " + text(optimizer.tick()) + " is open; call end_tick() first");
-  if (optimizer.accumulating())
-    refuse_now("load() while accumulated gradients wait for a step; step or discard them first");
+  if (optimizer.tick_open()) rules::load_while_open(text(optimizer.tick()));
+  if (optimizer.accumulating()) rules::load_while_accumulating();
 }
 
 /// Replaces the state of every tensor by that of a file.

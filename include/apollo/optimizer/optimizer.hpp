@@ -8,9 +8,10 @@
 #include <apollo/optimizer/dealer.hpp>
 #include <apollo/optimizer/group.hpp>
 #include <apollo/optimizer/named.hpp>
+#include <apollo/optimizer/parts.hpp>
 #include <apollo/optimizer/registry.hpp>
+#include <apollo/optimizer/rules.hpp>
 #include <apollo/optimizer/schedule.hpp>
-#include <apollo/tensor/tensor_view.hpp>
 
 namespace apollo {
 
@@ -140,19 +141,13 @@ class BasicOptimizer {
   }
   /// step() scales all gradients down so that their common norm is at most this; infinity or 0 switches it off.
   /// Costs one more read of all gradients. Source: Pascanu, Mikolov, Bengio, ICML 2013.
-  void clip_global_norm(double norm) {
-    const bool off = norm == 0 || (!bits::finite(norm) && norm > 0);
-    if (!off) Check{{}}.above("clip_global_norm", norm, 0);
-    clip_ = off ? 0 : norm;
-  }
+  void clip_global_norm(double norm) { clip_ = checked_clip(norm); }
 
   /// Tensors added from now on refresh their projections in different steps: after so many steps that, with its id modulo
   /// update_proj_gap, they make a multiple of that gap, and in their first. Computing all bases of a model in one step makes that
   /// step many times as long as the others. Error: tensors were added before.
   void spread_refreshes() {
-    if (registry_.size() > 0)
-      refuse_now("spread_refreshes() after " + text(static_cast<Index>(registry_.size())) +
-                 " tensors were added; call it before add()");
+    if (registry_.size() > 0) rules::spread_after_add(registry_.size());
     spread_ = true;
   }
 
@@ -161,7 +156,7 @@ class BasicOptimizer {
   /// One tick: steps every tensor that has a gradient. Errors, before anything is changed: a tick is open; a group with a
   /// projection holds vectors only.
   StepReport step() {
-    if (open_) refuse_now("step() while tick " + text(tick_) + " is open layer by layer; call end_tick() first");
+    if (open_) rules::step_while_open(text(tick_));
     check_restored("step()");
     check_groups();
     StepReport report;
@@ -169,7 +164,7 @@ class BasicOptimizer {
       for (const auto& parameter : registry_.all())
         if (parameter->pending()) check_clipping(*parameter);
       report.global_norm = __builtin_sqrt(squared_norm());
-      if (report.global_norm > clip_) report.clip_factor = clip_ / (report.global_norm + 1e-6);
+      report.clip_factor = clip_factor(report.global_norm, clip_);
     }
     ++tick_;
     dealer_.for_each(backend_, workspace_, registry_.size(),
@@ -185,7 +180,7 @@ class BasicOptimizer {
   /// A gradient that is not finite makes its tensor skip the whole batch. Memory comes with the first micro-batch.
   /// Errors, before anything is changed: a tick is open; clipping by global norm, where a sum would not be whole.
   AccumulationReport accumulate() {
-    if (open_) refuse_now("accumulate() while tick " + text(tick_) + " is open layer by layer; use accumulate(name)");
+    if (open_) rules::accumulate_while_open(text(tick_));
     check_restored("accumulate()");
     for (const auto& parameter : registry_.all()) check_clipping(*parameter);
     AccumulationReport report;
@@ -203,9 +198,7 @@ class BasicOptimizer {
   TensorReport accumulate(std::string_view name) { return accumulate(name, workspace_); }
   TensorReport accumulate(std::string_view name, Workspace<Backend>& workspace) {
     Parameter<Backend>& parameter = find(name);
-    if (open_ && parameter.tick == tick_)
-      refuse_now("tensor " + quote(name) + ": accumulate() after its step in tick " + text(tick_) +
-                 "; call end_tick() first");
+    if (open_ && parameter.tick == tick_) rules::accumulate_after_step(name, text(tick_));
     check_restored("accumulate()");
     check_clipping(parameter);
     return accumulate_one(parameter, workspace);
@@ -223,7 +216,7 @@ class BasicOptimizer {
 
   /// Opens a tick for layer-wise steps; step(name) does so by itself. Call it before concurrent ones.
   void begin_tick() {
-    if (open_) refuse_now("begin_tick() while tick " + text(tick_) + " is open; call end_tick() first");
+    if (open_) rules::begin_while_open(text(tick_));
     check_layer_wise();
     ++tick_;
     open_ = true;
@@ -256,16 +249,11 @@ class BasicOptimizer {
 
   /// Closes the tick that step(name) opened. Error: a tensor that was not stepped, unless it has no gradient.
   StepReport end_tick() {
-    if (!open_) refuse_now("end_tick() without a tick that step(name) or begin_tick() opened");
-    std::string missing;
-    Index count = 0;
+    if (!open_) rules::end_without_tick();
+    rules::Missing missing;
     for (const auto& parameter : registry_.all())
-      if (parameter->tick != tick_ && parameter->wants_step() && ++count <= 5)
-        missing += (count > 1 ? ", " : "") + quote(parameter->name());
-    if (count > 0)
-      refuse_now("end_tick(): " + text(count) + " of " + text(static_cast<Index>(registry_.size())) +
-                 " tensors were not stepped in tick " + text(tick_) + ": " + missing + (count > 5 ? ", ..." : "") +
-                 "; step them, or rebind them with no_gradient");
+      if (parameter->tick != tick_ && parameter->wants_step()) missing.add(parameter->name());
+    if (missing.any()) missing.refuse(registry_.size(), text(tick_));
     for (std::size_t i = 0; i < registry_.size(); ++i)
       if (registry_[i].tick != tick_) reports_[i] = step_one(registry_[i], backend_, workspace_);
     open_ = false;
@@ -334,52 +322,26 @@ class BasicOptimizer {
   template <class Policies, class W, class G>
   void add_parts(Group<Policies> group, std::string_view name, const std::vector<MatrixView<W>>& weights,
                  const std::vector<MatrixView<G>>& gradients, Unfold how, bool with_gradient) {
-    check_counts(name, weights.size(), gradients.size());
     const std::size_t before = registry_.size();
-    const auto add_all = [&] {
-      for (std::size_t e = 0; e < weights.size(); ++e) {
-        const std::string part = part_name(name, e, how);
-        add_view(group, part, tensor_id(part), weight_view_of(weights[e]), constant_view_of(gradients[e]),
-                 with_gradient);
-      }
-    };
-#if defined(__cpp_exceptions)
-    try {
-      add_all();
-    } catch (...) {
-      remove_from(before);
-      throw;
-    }
-#else
-    add_all();
-    (void)before;
-#endif
+    parts::add(
+        name, weights, gradients, how,
+        [&](const std::string& part, const MatrixView<W>& w, const MatrixView<G>& g) {
+          add_view(group, part, tensor_id(part), weight_view_of(w), constant_view_of(g), with_gradient);
+        },
+        [&] { remove_from(before); });
   }
   template <class W, class G>
   void rebind_parts(std::string_view name, const std::vector<MatrixView<W>>& weights,
                     const std::vector<MatrixView<G>>& gradients, Unfold how, bool with_gradient) {
-    check_counts(name, weights.size(), gradients.size());
-    Index registered = 0;
-    if (how == Unfold::batch)
-      while (registry_.has(part_name(name, static_cast<std::size_t>(registered), how))) ++registered;
-    if (registered > static_cast<Index>(weights.size()))
-      Check{name}.fail("a batch of " + text(static_cast<Index>(weights.size())) + " matrices must have " +
-                       text(registered) + ", as registered");
+    parts::check_batch(name, weights.size(), gradients.size(), how,
+                       [&](const std::string& part) { return registry_.has(part); });
     const auto each = [&](auto&& act) {
       for (std::size_t e = 0; e < weights.size(); ++e)
-        act(find(part_name(name, e, how)), AnyView::of(weight_view_of(weights[e])),
+        act(find(parts::name_of(name, e, how)), AnyView::of(weight_view_of(weights[e])),
             AnyView::of(constant_view_of(gradients[e])));
     };
     each([&](const Parameter<Backend>& p, const AnyView& w, const AnyView& g) { p.check(w, g, with_gradient); });
     each([&](Parameter<Backend>& p, const AnyView& w, const AnyView& g) { p.bind(w, g, with_gradient); });
-  }
-  static std::string part_name(std::string_view name, std::size_t number, Unfold how) {
-    return std::string(name) + (how == Unfold::batch ? "[" + std::to_string(number) + "]" : "");
-  }
-  static void check_counts(std::string_view name, std::size_t weights, std::size_t gradients) {
-    if (weights != gradients)
-      Check{name}.fail("a gradient of " + text(static_cast<Index>(gradients)) + " matrices must have " +
-                       text(static_cast<Index>(weights)));
   }
 
   /// The same of types that go together.
@@ -390,7 +352,7 @@ class BasicOptimizer {
     // Vectors have no low-rank form: they get the same moments and storage, densely.
     using Dense = PolicySet<IdentityProjection, ElementScaling, typename Policies::Moments, NoLimiter,
                             typename Policies::Weights>;
-    if (open_) Check{name}.fail("tensors cannot be added while tick " + text(tick_) + " is open");
+    if (open_) rules::add_while_open(name, text(tick_));
     groups_.check(group.index, name);
     const Shape shape{w.rows, w.cols};
     Settings settings = groups_.settings(group.index);
@@ -439,17 +401,13 @@ class BasicOptimizer {
   void check_layer_wise() const {
     check_restored("step()");
     check_groups();
-    if (clip_ > 0)
-      refuse_now("layer-wise steps cannot clip by global norm = " + text(clip_) +
-                 ", which needs every gradient at once; use step(), or clip_global_norm(0)");
+    if (clip_ > 0) rules::layers_while_clipping(clip_);
   }
 
   /// Whether this tensor may be stepped now, layer-wise.
   void check_turn(std::size_t index) const {
     check_layer_wise();
-    if (open_ && registry_[index].tick == tick_)
-      refuse_now("tensor " + quote(registry_[index].name()) + ": a second step in tick " + text(tick_) +
-                 "; call end_tick() first");
+    if (open_ && registry_[index].tick == tick_) rules::second_step(registry_[index].name(), text(tick_));
   }
 
   double squared_norm() {
@@ -487,11 +445,8 @@ class BasicOptimizer {
     return report;
   }
 
-  /// Norms of gradients cannot be had from sums of R.
   void check_clipping(const Parameter<Backend>& parameter) const {
-    if (clip_ > 0 && !parameter.accumulates_whole())
-      refuse_now("tensor " + quote(parameter.name()) + " accumulates in its projected space, which has no norm for " +
-                 "clip_global_norm = " + text(clip_) + "; sum its gradients yourself, or clip_global_norm(0)");
+    if (clip_ > 0 && !parameter.accumulates_whole()) rules::clip_of_projected_sum(parameter.name(), clip_);
   }
 
   StepReport summarise(StepReport report) const {

@@ -38,7 +38,7 @@ class Schedule {
     check(true);
   }
 
-  double factor(std::int64_t tick) const {
+  APOLLO_HD double factor(std::int64_t tick) const {
     if (tick < warmup_) return static_cast<double>(tick) / static_cast<double>(warmup_);
     if (shape_ == Shape::constant) return 1;
     if (tick >= total_) return floor_;

@@ -13,6 +13,18 @@ struct StepInput {
   double gradient_factor = 1;  ///< multiplies the gradient: loss scale and clipping
 };
 
+/// By what all gradients of a model are multiplied so that their common norm is at most `most`. Source: Pascanu, Mikolov,
+/// Bengio, ICML 2013.
+APOLLO_HD constexpr double clip_factor(double global_norm, double most) {
+  return global_norm > most ? most / (global_norm + 1e-6) : 1;
+}
+/// A bound of that norm, 0 where it is switched off: by 0 or infinity. Error: any other that is not above 0.
+inline double checked_clip(double norm) {
+  const bool off = norm == 0 || (!bits::finite(norm) && norm > 0);
+  if (!off) Check{{}}.above("clip_global_norm", norm, 0);
+  return off ? 0 : norm;
+}
+
 template <class T>
 struct StepCoefficients {
   MomentCoefficients<T> moments;

@@ -24,34 +24,10 @@ struct TensorRequest {
   Order2D order = Order2D::row_major;
   Settings settings;
   const GroupInput* input = nullptr;
+  const Clock* clock = nullptr;
+  Index number = 0;  ///< in order of registration
   void* weight = nullptr;
   const void* gradient = nullptr;
-};
-
-/// A tensor as the host knows it.
-template <class Device>
-struct Tensor {
-  std::string name;
-  Entry entry;
-  Index moment_bytes = 0;  ///< of each buffer
-  int moment_buffers = 0;
-  Memory<Device> moments;
-  Memory<Device> basis;
-  Memory<Device> shared;
-  Memory<Device> scratch;
-};
-
-/// Steps until a refresh where there is none to come.
-inline constexpr std::int64_t never = std::int64_t{1} << 62;
-
-/// A tensor's state on the host, as checkpoints see it.
-class HostState {
- public:
-  virtual ~HostState() = default;
-  virtual const std::string& name() const = 0;
-  virtual std::string fingerprint() const = 0;
-  virtual void visit_state(StateVisitor& visitor) = 0;
-  virtual const Record& record() const = 0;
 };
 
 /// The loops that a step may have, in the order in which their parts lie.
@@ -78,7 +54,43 @@ struct PartCounts {
   Index& operator[](Pass pass) { return of[static_cast<int>(pass)]; }
 };
 
-/// The tables of one batch.
+/// Of which tensors of a batch: all, or one.
+struct Scope {
+  static constexpr std::size_t all = ~std::size_t{0};
+  std::size_t tensor = all;
+};
+
+/// A tensor as the host knows it.
+template <class Device>
+struct Tensor {
+  std::string name;
+  Entry entry;
+  PartCounts first;        ///< of its parts in the list of each loop ...
+  PartCounts parts;        ///< ... and how many there are
+  Index moment_bytes = 0;  ///< of each buffer
+  int moment_buffers = 0;
+  Memory<Device> moments;
+  Memory<Device> basis;
+  Memory<Device> shared;
+  Memory<Device> sum;  ///< of micro-batches
+  Memory<Device> scratch;
+};
+
+/// Steps until a refresh where there is none to come.
+inline constexpr std::int64_t never = std::int64_t{1} << 62;
+
+/// A tensor's state on the host, as checkpoints see it.
+class HostState {
+ public:
+  virtual ~HostState() = default;
+  virtual const std::string& name() const = 0;
+  virtual std::string fingerprint() const = 0;
+  virtual void visit_state(StateVisitor& visitor) = 0;
+  virtual const Record& record() const = 0;
+};
+
+/// The tables of one batch: of its tensors, and a second one where gradients are summed whole, whose entries have the sums for
+/// gradients. A step is then launched for both, and each tensor takes part in one, as its Progress says.
 template <class Device>
 class Batch {
  public:
@@ -89,17 +101,27 @@ class Batch {
   virtual std::size_t add(const Device& device, const TensorRequest& request, Stream stream) = 0;
   /// Computes what bases the coming step needs, and returns after how many steps there may be some to compute again; waits for
   /// the stream, unless nothing here has a basis.
-  virtual std::int64_t refresh(const Device& device, Stream stream) = 0;
-  /// Enqueues one step of every tensor that has a gradient.
-  virtual void step(const Device& device, Stream stream) = 0;
-  virtual Index state_bytes() const = 0;
+  virtual std::int64_t refresh(const Device& device, Scope scope, Stream stream) = 0;
+  /// Whether its micro-batches are summed as R.
+  virtual bool sums_as_projections() const = 0;
+  /// Enqueues the addition of a micro-batch: factor G of every tensor that has one. There is room for the sums.
+  virtual void accumulate(const Device& device, Scope scope, Stream stream) = 0;
+  virtual void discard_accumulated(const Device& device, Stream stream) = 0;
+
+  /// Enqueue one step of every tensor that has a gradient: first what looks at gradients ...
+  virtual void look(const Device& device, Scope scope, Stream stream) = 0;
+  /// ... then their shares of the global norm, if one is asked for ...
+  virtual void measure(const Device& device, Stream stream) = 0;
+  /// ... then the rest.
+  virtual void act(const Device& device, Scope scope, Stream stream) = 0;
+  virtual Index state_bytes(std::size_t number) const = 0;
   /// A tensor's state copied to the host, and back; both wait for the stream. The batch has been prepared.
   virtual std::unique_ptr<HostState> read_state(const Device& device, std::size_t number, Stream stream) const = 0;
   virtual void write_state(const Device& device, std::size_t number, HostState& state, Stream stream) = 0;
 
   /// Brings the tables to the device; waits for it.
   void prepare(const Device& device, Stream stream) {
-    if (!changed_) return;
+    if (!changed_ || tensors_.empty()) return;
     std::vector<Progress> progress(tensors_.size());
     if (on_device_ > 0)
       device.read(progress.data(), progress_.template as<Progress>(), bytes_of<Progress>(on_device_), stream);
@@ -109,6 +131,7 @@ class Batch {
     std::vector<Entry> entries;
     for (const auto& tensor : tensors_) entries.push_back(tensor.entry);
     device.write(tables.template as<Entry>(), entries.data(), tables.bytes(), stream);
+    if (has_table_of_sums()) write_table_of_sums(device, stream);
     device.write(kept.template as<Progress>(), progress.data(), kept.bytes(), stream);
     Part* to = parts.template as<Part>();
     for (const auto& pass : passes_) {
@@ -126,7 +149,49 @@ class Batch {
     entry.weight = weight;
     entry.gradient = gradient;
     entry.aligned = aligned && runs_are_aligned(entry.length, entry.lines);
-    if (number < on_device_) device.write(entries_.template as<Entry>() + number, &entry, bytes_of<Entry>(1), stream);
+    if (number < on_device_) write_entry(device, number, stream);
+  }
+
+  /// Makes room for the sums of micro-batches that have none yet. The batch has been prepared. Waits for the stream. Errors: too
+  /// little memory; a capture, where there can be none: nothing was changed.
+  void reserve_sums(const Device& device, Scope scope, Stream stream) {
+    const std::size_t first = scope.tensor == Scope::all ? 0 : scope.tensor;
+    const std::size_t end = scope.tensor == Scope::all ? tensors_.size() : scope.tensor + 1;
+    std::vector<std::pair<std::size_t, Memory<Device>>> fresh;
+    for (std::size_t i = first; i < end; ++i) {
+      Tensor<Device>& tensor = tensors_[i];
+      if (tensor.entry.sum != nullptr || tensor.entry.gradient == nullptr) continue;
+      if (device.capturing(stream))
+        refuse_now("tensor " + quote(tensor.name) +
+                   ": accumulate() is captured before there is memory for its sum; call it once before, and " +
+                   "discard_accumulated()");
+      const Index size = sums_as_projections() ? tensor.entry.setup.plan.moment_size() : tensor.entry.values();
+      fresh.emplace_back(
+          i, Memory<Device>(device, size * static_cast<Index>(sizeof(float)), tensor.name, "accumulated gradients"));
+    }
+    for (auto& [i, memory] : fresh) {
+      tensors_[i].sum = std::move(memory);
+      tensors_[i].entry.sum = tensors_[i].sum.template as<float>();
+    }
+    if (fresh.empty()) return;
+    if (!sums_as_projections() && !has_table_of_sums()) write_table_of_sums(device, stream);
+    for (const auto& [i, memory] : fresh) write_entry(device, i, stream);
+  }
+  /// Whether anything waits for a step. Waits for the stream.
+  bool accumulating(const Device& device, Stream stream) const {
+    std::vector<Progress> progress(on_device_);
+    if (on_device_ > 0)
+      device.read(progress.data(), progress_.template as<Progress>(), bytes_of<Progress>(on_device_), stream);
+    for (const Progress& tensor : progress)
+      if (tensor.pending != Pending::none) return true;
+    return false;
+  }
+
+  /// Takes back the tensor that was added last and is not on the device yet.
+  void remove_last() {
+    for (int pass = 0; pass < passes; ++pass)
+      passes_[pass].resize(static_cast<std::size_t>(tensors_.back().first.of[pass]));
+    tensors_.pop_back();
   }
 
   const Tensor<Device>& tensor(std::size_t number) const { return tensors_[number]; }
@@ -143,7 +208,7 @@ class Batch {
   }
   /// Bytes beside the state: tables, records, scratch.
   Index workspace_bytes() const {
-    Index bytes = entries_.bytes() + progress_.bytes() + parts_.bytes();
+    Index bytes = entries_.bytes() + sums_.bytes() + progress_.bytes() + parts_.bytes();
     for (const auto& tensor : tensors_) bytes += tensor.scratch.bytes();
     return bytes + shared_bytes();
   }
@@ -154,19 +219,43 @@ class Batch {
 
   void insert(Tensor<Device>&& tensor, const PartCounts& parts) {
     const auto number = static_cast<std::int32_t>(tensors_.size());
+    tensor.parts = parts;
+    for (int pass = 0; pass < passes; ++pass) tensor.first.of[pass] = static_cast<Index>(passes_[pass].size());
     tensors_.push_back(std::move(tensor));
     for (int pass = 0; pass < passes; ++pass)
       for (Index i = 0; i < parts.of[pass]; ++i) passes_[pass].push_back({number, static_cast<std::int32_t>(i)});
     changed_ = true;
   }
 
+  /// Which of the two tables a kernel is given.
+  enum class Table { gradients, sums };
+
   template <class Body>
-  void launch(const Device& device, Pass pass, Body body, Stream stream) const {
+  void launch(const Device& device, Pass pass, Body body, Scope scope, Stream stream,
+              Table table = Table::gradients) const {
     const Part* parts = parts_.template as<Part>();
     const int number = static_cast<int>(pass);
     for (int before = 0; before < number; ++before) parts += passes_[before].size();
-    body.tables = {entries_.template as<Entry>(), progress_.template as<Progress>(), parts};
-    device.launch(body, static_cast<Index>(passes_[number].size()), stream);
+    auto count = static_cast<Index>(passes_[number].size());
+    if (scope.tensor != Scope::all) {
+      parts += tensors_[scope.tensor].first.of[number];
+      count = tensors_[scope.tensor].parts.of[number];
+    }
+    body.tables = {(table == Table::sums ? sums_ : entries_).template as<Entry>(), progress_.template as<Progress>(),
+                   parts};
+    device.launch(body, count, stream);
+  }
+
+  bool has_table_of_sums() const { return sums_.bytes() > 0; }
+  /// The entry of a tensor whose gradient is its sum, which has the factors of its gradients.
+  Entry entry_of_sum(std::size_t number) const {
+    Entry entry = tensors_[number].entry;
+    entry.of_sum = true;
+    entry.gradient = entry.sum;
+    entry.input = &entry.input[1];
+    entry.aligned =
+        reinterpret_cast<std::uintptr_t>(entry.weight) % 16 == 0 && runs_are_aligned(entry.length, entry.lines);
+    return entry;
   }
 
   /// Whether every run begins at 16 bytes, if the tensor does: whatever its values are.
@@ -185,9 +274,24 @@ class Batch {
     return count;
   }
 
+  void write_entry(const Device& device, std::size_t number, Stream stream) {
+    const Entry& entry = tensors_[number].entry;
+    device.write(entries_.template as<Entry>() + number, &entry, bytes_of<Entry>(1), stream);
+    if (!has_table_of_sums()) return;
+    const Entry sum = entry_of_sum(number);
+    device.write(sums_.template as<Entry>() + number, &sum, bytes_of<Entry>(1), stream);
+  }
+  void write_table_of_sums(const Device& device, Stream stream) {
+    Memory<Device> table(device, bytes_of<Entry>(tensors_.size()), {}, "tables");
+    std::vector<Entry> entries;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) entries.push_back(entry_of_sum(i));
+    device.write(table.template as<Entry>(), entries.data(), table.bytes(), stream);
+    sums_ = std::move(table);
+  }
+
   std::vector<Tensor<Device>> tensors_;
   std::vector<Part> passes_[passes];
-  Memory<Device> entries_, progress_, parts_;
+  Memory<Device> entries_, sums_, progress_, parts_;
   std::size_t on_device_ = 0;
   bool changed_ = false;
 };

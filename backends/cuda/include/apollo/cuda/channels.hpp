@@ -52,7 +52,7 @@ struct AlongChannels {
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
-    if (entry.gradient == nullptr || (Squares::steps && progress.active == 0)) return;
+    if (Squares::steps ? progress.active == 0 : tables.idle(context.block())) return;
     const Index lines = Squares::lines(entry), length = Squares::length(entry);
     const Index first = tables.number(context.block()) * channels;
     context.phase([&](int t) {
@@ -88,7 +88,7 @@ struct AcrossChannels {
   APOLLO_HD void operator()(const Context& context, Shared&) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
-    if (entry.gradient == nullptr || (Squares::steps && progress.active == 0)) return;
+    if (Squares::steps ? progress.active == 0 : tables.idle(context.block())) return;
     const Index lines = Squares::lines(entry), length = Squares::length(entry);
     const Index tiles = (length + threads - 1) / threads;
     const Index part = tables.number(context.block()) / tiles;
@@ -117,9 +117,10 @@ struct ChannelScales {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
-    if (tables.progress_of(context.block()).active == 0) return;
+    const Progress& progress = tables.progress_of(context.block());
+    if (progress.active == 0) return;
     const Index kept = entry.setup.plan.kept, number = tables.number(context.block());
-    const double factor = entry.input->gradient_factor * entry.input->gradient_factor;
+    const double factor = progress.gradient_factor * progress.gradient_factor;
     typename Context::template Each<double> sum[3];
     context.phase([&](int t) {
       const Index j = number * threads + t;
@@ -165,7 +166,7 @@ struct BlockSteps {
     if (progress.active == 0) return;
     const Plan& plan = entry.setup.plan;
     const Settings& settings = entry.setup.settings;
-    const double factor = entry.input->gradient_factor;
+    const double factor = progress.gradient_factor;
     const double share = factor * factor / static_cast<double>(plan.block * plan.removed);
     if (plan.block < threads) {
       context.last([&](int t) {

@@ -25,10 +25,10 @@ struct Inspect {
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Index part = tables.number(context.block());
+    if (tables.idle(context.block())) return;
     const auto* gradient = static_cast<const G*>(entry.gradient);
     typename Context::template Each<double> sum;
     context.phase([&](int t) {
-      if (gradient == nullptr) return;
       for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn)
         over_runs(entry, part, turn, t, [&](const Run& run, int lane, int) {
           for (int u = 0; u < Units<G>::count; ++u) {
@@ -55,6 +55,60 @@ APOLLO_HD inline double power(double base, std::int64_t exponent) {
   return result;
 }
 
+/// The squared norm of a tensor's gradient as given, from what the first kernels of a step left.
+template <class Policies, class Context>
+APOLLO_HD double gradient_square(const Context& context, const Entry& entry, SumMemory& memory) {
+  typename Context::template Each<double> part;
+  context.phase([&](int t) {
+    if (entry.gradient == nullptr) return;
+    const double* from = Policies::one_pass ? entry.sums : entry.x_norms;
+    const Index count = Policies::one_pass ? entry.blocks : entry.norm_parts * entry.setup.plan.kept;
+    for (Index i = t; i < count; i += threads) part[t] += from[i];
+  });
+  return block_sum(context, memory, part);
+}
+
+/// Whether a gradient of this squared norm may be stepped.
+template <class Policies>
+APOLLO_HD bool may_be_stepped(const Entry& entry, double squared) {
+  constexpr double largest = 1e70;  // R of a larger gradient might not be finite, so it is taken for one that is not
+  const bool finite = bits::finite(squared) && (!Policies::Projection::projects || squared <= largest);
+  return finite || !entry.setup.settings.check_finite;
+}
+/// Whether there is something to step with: a gradient, or a sum of R.
+APOLLO_HD inline bool wants_step(const Entry& entry, const Progress& progress) {
+  return entry.gradient != nullptr || progress.pending == Pending::projected || progress.pending == Pending::spoiled;
+}
+/// Whether a tensor is stepped, its gradient's squared norm being this.
+template <class Policies>
+APOLLO_HD bool is_stepped(const Entry& entry, const Progress& progress, double squared) {
+  const bool ready = !computes_basis<typename Policies::Projection> || progress.record.steps > 0 || progress.fresh != 0;
+  return wants_step(entry, progress) && ready && progress.pending != Pending::spoiled &&
+         may_be_stepped<Policies>(entry, squared);
+}
+
+/// One block a tensor: its share of the global norm, none where it will be skipped or is not finite.
+template <class Policies>
+struct Measure {
+  static constexpr const char* kernel = "Measure";
+  using Shared = SumMemory;
+  Tables tables;
+
+  template <class Context>
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
+    const Entry& entry = tables.entry(context.block());
+    const Progress& progress = tables.progress_of(context.block());
+    if (!takes(entry, progress)) return;
+    const double squared = gradient_square<Policies>(context, entry, shared);
+    context.last([&](int t) {
+      if (t != 0) return;
+      const double factor = entry.input->gradient_factor;
+      const bool counts = bits::finite(squared) && is_stepped<Policies>(entry, progress, squared);
+      entry.clock->squares[entry.number] = counts ? factor * factor * squared : 0;
+    });
+  }
+};
+
 /// One block a tensor: whether it is stepped, its step count and its scalars.
 template <class Policies>
 struct Begin {
@@ -62,34 +116,26 @@ struct Begin {
   using Shared = SumMemory;
   Tables tables;
 
-  /// A gradient of a larger norm is taken for one that is not finite: its projection might not be.
-  static constexpr double largest = 1e70;
-
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     Progress& progress = tables.progress_of(context.block());
-    const Settings& settings = entry.setup.settings;
-    const bool looks = (settings.check_finite || !Policies::one_pass) && entry.gradient != nullptr;
-    typename Context::template Each<double> part;
-    context.phase([&](int t) {
-      if (!looks) return;
-      const double* from = Policies::one_pass ? entry.sums : entry.x_norms;
-      const Index count = Policies::one_pass ? entry.blocks : entry.norm_parts * entry.setup.plan.kept;
-      for (Index i = t; i < count; i += threads) part[t] += from[i];
-    });
-    const double squared = block_sum(context, shared, part);
+    const bool mine = takes(entry, progress);
+    const double found = gradient_square<Policies>(context, entry, shared);
     context.last([&](int t) {
       if (t != 0) return;
-      const bool finite = bits::finite(squared) && (!Policies::Projection::projects || squared <= largest);
-      const bool ready =
-          !computes_basis<typename Policies::Projection> || progress.record.steps > 0 || progress.fresh != 0;
-      progress.active = entry.gradient != nullptr && ready && (finite || !settings.check_finite) ? 1 : 0;
+      progress.active = 0;
+      if (!mine || !wants_step(entry, progress)) return;
+      const bool looks = entry.setup.settings.check_finite || !Policies::one_pass;
+      const double squared = looks ? found : 0;
+      progress.carries = progress.pending == Pending::projected ? 1 : 0;
+      progress.active = is_stepped<Policies>(entry, progress, squared) ? 1 : 0;
       if (progress.active != 0)
-        start(entry, progress, looks ? squared : not_measured);
-      else if (entry.gradient != nullptr)
+        start(entry, progress, looks && progress.carries == 0 ? squared : not_measured);
+      else
         ++progress.skipped;
-      if (entry.gradient != nullptr) progress.fresh = 0;
+      progress.pending = Pending::none;
+      progress.fresh = 0;
     });
   }
 
@@ -105,7 +151,10 @@ struct Begin {
         progress.rotates = setup.settings.on_refresh == OnRefresh::rotate ? 1 : 0;
         if (progress.restarts != 0) record.restart = record.steps;
       }
-    const StepInput input{entry.input->lr, entry.input->gradient_factor};
+    const Clock& model = *entry.clock;
+    const StepInput input{entry.input->lr * model.lr_factor, entry.input->gradient_factor * model.clip_factor};
+    progress.gradient_factor = input.gradient_factor;
+    progress.clip = static_cast<float>(model.clip_factor);
     BetaPowers powers;
     if constexpr (Policies::Moments::bias_corrected) {
       const std::int64_t clock = record.steps + 1 - record.restart;

@@ -5,12 +5,14 @@
 
 #include <condition_variable>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <apollo/base/error.hpp>
@@ -109,6 +111,7 @@ class Emulator {
 
   /// Memory whose content is not defined, or null where there is not as much.
   void* allocate(Index bytes) const {
+    refuse_captured("an allocation");
     const std::lock_guard<std::mutex> lock(memory_->mutex);
     if (memory_->used + bytes > how_.bytes) return nullptr;
     void* block = ::operator new (static_cast<std::size_t>(bytes), std::align_val_t{256});
@@ -127,14 +130,19 @@ class Emulator {
   }
   Index used() const { return memory_->used; }
 
-  void clear(void* to, Index bytes, Stream) const { std::memset(to, 0, static_cast<std::size_t>(bytes)); }
+  void clear(void* to, Index bytes, Stream) const {
+    refuse_captured("setting memory");
+    std::memset(to, 0, static_cast<std::size_t>(bytes));
+  }
   void write(void* to, const void* from, Index bytes, Stream) const {
+    refuse_captured("a copy");
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
   void read(void* to, const void* from, Index bytes, Stream) const {
+    refuse_captured("a copy");
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
-  void wait(Stream) const {}
+  void wait(Stream) const { refuse_captured("waiting"); }
   std::string name() const { return "emulated device"; }
 
   /// Why memory cannot be stepped here; empty where it can. It must come from allocate().
@@ -150,15 +158,28 @@ class Emulator {
     return "is not memory of the " + name();
   }
 
-  /// As if a graph were captured: steps then leave out what a captured one does.
-  void capture(bool on) const { memory_->capturing = on; }
+  /// Launches in order, as a graph holds them. From begin_capture() to end_capture() they are noted and not run, and copies
+  /// are refused.
+  using Graph = std::vector<std::function<void(const Emulator&)>>;
+  void begin_capture() const { memory_->capturing = true; }
+  Graph end_capture() const {
+    memory_->capturing = false;
+    return std::exchange(memory_->captured, {});
+  }
+  void replay(const Graph& graph) const {
+    for (const auto& kernel : graph) kernel(*this);
+  }
   bool capturing(Stream) const { return memory_->capturing; }
 
   template <class Body>
-  void launch(const Body& body, Index blocks, Stream) const {
+  void launch(const Body& body, Index blocks, Stream stream) const {
     if (blocks == 0) return;
     {
       const std::lock_guard<std::mutex> lock(memory_->mutex);
+      if (memory_->capturing) {
+        memory_->captured.push_back([=](const Emulator& device) { device.launch(body, blocks, stream); });
+        return;
+      }
       memory_->launched.insert(Body::kernel);
       ++memory_->launches;
     }
@@ -179,7 +200,12 @@ class Emulator {
     std::set<std::string> launched;
     Index launches = 0;
     bool capturing = false;
+    Graph captured;
   };
+
+  void refuse_captured(const char* what) const {
+    if (memory_->capturing) raise<std::runtime_error>("apollo: " + name() + ": " + what + " cannot be captured");
+  }
 
   template <class Body>
   static std::unique_ptr<typename Body::Shared> shared_memory() {

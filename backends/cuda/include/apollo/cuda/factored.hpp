@@ -24,13 +24,9 @@ struct ProjectedSquares {
   APOLLO_HD static double* sums(const Entry& entry) { return by_line ? entry.r_norms : entry.column_sums; }
   APOLLO_HD static Index lines(const Entry& entry) { return entry.setup.plan.kept; }
   APOLLO_HD static Index length(const Entry& entry) { return entry.setup.plan.rank; }
-  APOLLO_HD static double of(const Entry& entry, const Progress&, Index at) {
-    float r = entry.r[at];
-    if constexpr (by_line) {
-      const Index size = entry.setup.plan.moment_size();
-      for (Index part = 1; part < entry.parts; ++part) r += entry.r[part * size + at];
-      entry.r[at] = r;
-    }
+  APOLLO_HD static double of(const Entry& entry, const Progress& progress, Index at) {
+    if constexpr (by_line) entry.r[at] = r_to_step(entry, progress, at);
+    const float r = entry.r[at];
     return static_cast<double>(r) * static_cast<double>(r);
   }
 };
@@ -74,7 +70,7 @@ struct Factors {
     // As step/factored.hpp has it, once the step is counted.
     const double decay =
         1 - inverse_power(record.steps - (Policies::factored ? record.restart : 0), settings.decay_rate);
-    const double factor = of_r ? 1 : entry.input->gradient_factor;
+    const double factor = of_r ? 1 : progress.gradient_factor;
     const Index rows = plan.kept, columns = plan_columns(plan);
     const double* row_sums = of_r ? entry.r_norms : entry.x_norms;
     const Index row_parts = of_r ? 1 : entry.norm_parts;

@@ -18,7 +18,17 @@ APOLLO_HD inline RandomStream old_projection_stream(const Entry& entry, const Pr
   return {setup.settings.seed, setup.id, Stream::projection,
           static_cast<std::uint64_t>(setup.refresh_index(progress.record.steps - 1) - 1)};
 }
+/// Of R as it is projected; clipping comes when R is read, since the global norm is known by then.
 APOLLO_HD inline float gradient_factor(const Entry& entry) { return static_cast<float>(entry.input->gradient_factor); }
+
+/// Value number `at` of R as a step takes it: of all parts, clipped, and with what was summed before.
+APOLLO_HD inline float r_to_step(const Entry& entry, const Progress& progress, Index at) {
+  float r = 0;
+  if (entry.gradient != nullptr)
+    for (Index part = 0; part < entry.parts; ++part) r += entry.r[part * entry.setup.plan.moment_size() + at];
+  r *= progress.clip;
+  return progress.carries != 0 ? r + entry.sum[at] : r;
+}
 
 constexpr Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
 
@@ -89,7 +99,7 @@ struct ProjectDenseAlong {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
-    if (entry.gradient == nullptr) return;
+    if (tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const Index tiles = (plan.kept + channels - 1) / channels;
     const Index pass = tables.number(context.block()) / tiles;
@@ -155,7 +165,7 @@ struct ProjectDenseAcross {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared&) const {
     const Entry& entry = tables.entry(context.block());
-    if (entry.gradient == nullptr) return;
+    if (tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const Index tiles = (plan.kept + threads - 1) / threads;
     const Index number = tables.number(context.block());
@@ -320,7 +330,7 @@ struct ProjectSparseAlong {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
-    if (entry.gradient == nullptr) return;
+    if (tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const SparseTable table(plan);
     const RankTile tile(plan.rank);
@@ -381,7 +391,7 @@ struct ProjectSparseAcross {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
-    if (entry.gradient == nullptr) return;
+    if (tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const SparseTable table(plan);
     const Index tiles = (plan.kept + threads - 1) / threads;

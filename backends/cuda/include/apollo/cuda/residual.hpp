@@ -25,13 +25,14 @@ struct ResidualScales {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
-    if (tables.progress_of(context.block()).active == 0) return;
+    const Progress& progress = tables.progress_of(context.block());
+    if (progress.active == 0) return;
     const Plan& plan = entry.setup.plan;
     const Index number = tables.number(context.block()), first = number * threads;
     const int count = static_cast<int>(min_of(plan.kept - first, Index{threads}));
     context.phase([&](int t) {
       if (t >= count) return;
-      const double factor = entry.input->gradient_factor, share = share_of(entry.setup.settings);
+      const double factor = progress.gradient_factor, share = share_of(entry.setup.settings);
       double x = 0;
       for (Index part = 0; part < entry.norm_parts; ++part) x += entry.x_norms[part * plan.kept + first + t];
       const double whole = factor * factor * x;
@@ -42,7 +43,7 @@ struct ResidualScales {
     for (int channel = 0; channel < count; ++channel) {
       if (shared.summed[channel] == 0) continue;
       typename Context::template Each<double> part;
-      context.phase([&](int t) { part[t] = squares(entry, first + channel, t); });
+      context.phase([&](int t) { part[t] = squares(entry, progress.gradient_factor, first + channel, t); });
       const double sum = block_sum(context, shared.sum, part);
       context.phase([&](int t) {
         if (t == 0) shared.left[channel] = sum;
@@ -51,7 +52,7 @@ struct ResidualScales {
     typename Context::template Each<double> update;
     context.phase([&](int t) {
       if (t >= count) return;
-      const double factor = entry.input->gradient_factor;
+      const double factor = progress.gradient_factor;
       const double s = Granularity::ratio(entry.n_norms[first + t], entry.r_norms[first + t]);
       entry.channel_scale[first + t] = s;
       update[t] = s * s * shared.left[t] / (factor * factor);
@@ -67,12 +68,12 @@ struct ResidualScales {
   }
 
  private:
-  APOLLO_HD static double squares(const Entry& entry, Index j, int t) {
+  APOLLO_HD static double squares(const Entry& entry, double factor, Index j, int t) {
     const Plan& plan = entry.setup.plan;
     const auto* x = static_cast<const G*>(entry.gradient) + (entry.along ? j * plan.removed : j);
     const Index stride = entry.along ? 1 : plan.kept;
     const int rank = static_cast<int>(plan.rank);
-    const double factor = entry.input->gradient_factor, share = share_of(entry.setup.settings);
+    const double share = share_of(entry.setup.settings);
     double sum = 0;
     for (Index s = t; s < plan.removed; s += threads) {
       double lifted = 0;

@@ -55,7 +55,7 @@ struct LowRankMoments {
       tile.over(t, count, [&](int, int channel, int bucket) {
         const Index at = (first + channel) * rank + bucket;
         float r = 0;
-        for (Index part = 0; part < entry.parts; ++part) r += entry.r[part * plan.moment_size() + at];
+        float r = r_to_step(entry, progress, at);
         if constexpr (Policies::factored_gradient) r *= entry.channel_step[first + channel];
         float value[2] = {0, 0};
         for (int b = 0; b < Moments::buffers; ++b)
@@ -163,7 +163,7 @@ struct Finish {
  private:
   APOLLO_HD static double finish(const Entry& entry, Progress& progress, const double* total) {
     const Settings& settings = entry.setup.settings;
-    const double gradient = scales_momentum<Policies> ? 1 : entry.input->gradient_factor;
+    const double gradient = scales_momentum<Policies> ? 1 : progress.gradient_factor;
     const double s = Granularity::per_channel ? 1 : Granularity::ratio(total[0], total[1]);
     const double norm = __builtin_sqrt(s * s * gradient * gradient * total[2]);
     progress.limiter = 1;

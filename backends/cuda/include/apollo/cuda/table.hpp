@@ -2,7 +2,7 @@
 // The tables that lie on the device: what each tensor is, how far it has come, and which block has which part of it.
 #pragma once
 
-#include <apollo/cuda/context.hpp>
+#include <apollo/cuda/clock.hpp>
 #include <apollo/step/coefficients.hpp>
 #include <apollo/step/report.hpp>
 #include <apollo/tensor/blocks.hpp>
@@ -19,6 +19,8 @@ struct GroupInput {
 struct Entry {
   TensorSetup setup;
   const GroupInput* input = nullptr;
+  const Clock* clock = nullptr;
+  Index number = 0;  ///< in order of registration
   void* weight = nullptr;
   const void* gradient = nullptr;  ///< null: no gradient
   void* moment[2] = {};
@@ -30,6 +32,9 @@ struct Entry {
   bool along = false;    ///< each line of memory is a channel; else each index in a line is one
   bool aligned = false;  ///< every run of every array begins at 16 bytes
   Index blocks = 0;      ///< that fill `sums`
+
+  float* sum = nullptr;  ///< of gradients of micro-batches, from the first on: as R, or whole in the gradient's order
+  bool of_sum = false;   ///< the gradient here is that sum; see Batch
 
   // Scratch of a step.
   float* directions = nullptr;      ///< P of a dense projection, rank x removed
@@ -59,6 +64,15 @@ struct Entry {
   APOLLO_HD Index in_n(Index j, Index k) const { return along ? j * setup.plan.rank + k : k * setup.plan.kept + j; }
 };
 
+/// What waits for a tensor's step beside its gradient.
+enum class Pending : std::int32_t {
+  none,
+  whole,      ///< a sum of gradients ...
+  folded,     ///< ... and the gradient that is bound is in it
+  projected,  ///< a sum of R
+  spoiled,    ///< the same, of which one was not finite: the step will be skipped
+};
+
 /// Where a tensor stands. Written by kernels alone.
 struct Progress {
   Record record;
@@ -69,12 +83,21 @@ struct Progress {
   // For the kernels of one step:
   StepCoefficients<float> c;
   RandomStream weight_rounding;
-  double factor = 0;       ///< the step length of a channel is this times its scale
-  std::int32_t fresh = 0;  ///< a basis was computed for the coming step
+  double gradient_factor = 1;  ///< what multiplies the gradient: loss scale and clipping
+  float clip = 1;              ///< what multiplies R, which has the loss scale
+  double factor = 0;           ///< the step length of a channel is this times its scale
+  Pending pending = Pending::none;
+  std::int32_t carries = 0;  ///< this step takes a sum of R
+  std::int32_t fresh = 0;    ///< a basis was computed for the coming step
   std::int32_t active = 0;
   std::int32_t restarts = 0;  ///< moments count as zero
   std::int32_t rotates = 0;   ///< moments are turned to new directions
 };
+
+/// Whether a tensor's step is of this entry: of its sum, where one waits that is whole, else of its gradient.
+APOLLO_HD inline bool takes(const Entry& entry, const Progress& progress) {
+  return entry.of_sum == (progress.pending == Pending::whole || progress.pending == Pending::folded);
+}
 
 /// One block's part of one tensor.
 struct Part {
@@ -91,6 +114,10 @@ struct Tables {
   APOLLO_HD const Entry& entry(Index block) const { return entries[parts[block].tensor]; }
   APOLLO_HD Progress& progress_of(Index block) const { return progress[parts[block].tensor]; }
   APOLLO_HD Index number(Index block) const { return parts[block].number; }
+  /// Whether a block has no gradient here to look at.
+  APOLLO_HD bool idle(Index block) const {
+    return entry(block).gradient == nullptr || !takes(entry(block), progress_of(block));
+  }
 };
 
 /// Values that a thread handles at a time: loops over memory take eight, a warp a run of storage_block.

@@ -7,17 +7,20 @@
 #include <utility>
 #include <vector>
 
+#include <apollo/cuda/accumulation.hpp>
 #include <apollo/cuda/basis.hpp>
 #include <apollo/cuda/scratch.hpp>
 
 namespace apollo::cuda {
 
-/// The tensors of one composition, one type of weights and one of gradients.
-template <class Device, class Policies, class W, class G>
+/// The tensors of one composition, one type of weights and one of gradients: Given. A step's kernels read gradients of G, which
+/// is that type, or float where they are sums.
+template <class Device, class Policies, class W, class Given>
 class TypedBatch final : public Batch<Device> {
   using Base = Batch<Device>;
   using Is = Composition<Policies>;
   using typename Base::Stream;
+  using typename Base::Table;
   using Moments = typename Policies::Moments;
   using Stored = stored_t<Moments, float>;
 
@@ -34,6 +37,8 @@ class TypedBatch final : public Batch<Device> {
                    request.id};
     const Plan& plan = entry.setup.plan;
     entry.input = request.input;
+    entry.clock = request.clock;
+    entry.number = request.number;
     entry.weight = request.weight;
     entry.gradient = request.gradient;
     const bool rows = request.order == Order2D::row_major;
@@ -44,7 +49,7 @@ class TypedBatch final : public Batch<Device> {
 
     if constexpr (Is::projected) check_projection(plan, request);
     if constexpr (Is::dense_factors && !std::is_same_v<Stored, float>)
-      if (!ApplyScaled<Policies, W, G>::moments_in_order(plan))
+      if (!ApplyScaled<Policies, W, Given>::moments_in_order(plan))
         Check{request.name}.fail("shape " + text(request.shape) +
                                  " is a matrix; without a projection apollo::cuda keeps " +
                                  "its factored mean as float");
@@ -72,7 +77,7 @@ class TypedBatch final : public Batch<Device> {
       tensor.shared = Memory<Device>(device, size * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
       entry.shared = tensor.shared.template as<float>();
     }
-    StepScratch<Policies, G>::reserve(device, request.name, tensor, parts);
+    StepScratch<Policies, Given>::reserve(device, request.name, tensor, parts);
     if constexpr (Is::by_block || Is::factors) device.clear(entry.shared, tensor.shared.bytes(), stream);
     if constexpr (Is::has_basis) {
       if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device, Is::packs>>(device);
@@ -85,20 +90,27 @@ class TypedBatch final : public Batch<Device> {
     return this->size() - 1;
   }
 
-  std::int64_t refresh(const Device& device, Stream stream) override {
+  std::int64_t refresh(const Device& device, Scope scope, Stream stream) override {
     std::int64_t next = never;
-    if constexpr (Is::has_basis)
+    if constexpr (Is::has_basis) {
+      fold(device, scope, stream);
       for (std::size_t i = 0; i < this->size(); ++i) {
-        const Entry& entry = this->tensor(i).entry;
-        if (entry.gradient == nullptr) continue;  // it takes no steps either
+        if (scope.tensor != Scope::all && scope.tensor != i) continue;
+        const Entry& given = this->tensor(i).entry;
+        if (given.gradient == nullptr && given.sum == nullptr) continue;  // it takes no steps either
         Progress progress = this->progress(device, i, stream);
+        const bool sums = !takes(given, progress);
+        const Entry entry = sums ? this->entry_of_sum(i) : given;
+        if (entry.gradient == nullptr) continue;
         Record& record = progress.record;
         const TensorSetup& setup = entry.setup;
         std::int64_t left = 1;  // a step may be skipped, and the basis is due again then
         if (progress.fresh == 0 && refresh_due<Projection>(setup, record)) {
           const std::int64_t index = Is::packs ? record.refreshes : setup.refresh_index(record.steps);
-          const auto outcome =
-              basis_->template refresh<G>(entry, record.steps > 0, index, this->progress_on_device(i), stream);
+          const auto compute = [&]<class G>(G) {
+            return basis_->template refresh<G>(entry, record.steps > 0, index, this->progress_on_device(i), stream);
+          };
+          const auto outcome = sums ? compute(float()) : compute(Given());
           if constexpr (Is::packs)
             if (outcome.computed) {
               note_refresh(setup.settings, outcome.kept, record);
@@ -110,27 +122,49 @@ class TypedBatch final : public Batch<Device> {
         }
         if (left < next) next = left;
       }
+    }
     return next;
   }
 
-  void step(const Device& device, Stream stream) override {
-    const auto run = [&](Pass pass, auto body) { this->launch(device, pass, body, stream); };
-    if constexpr (Is::projected)
-      step_projected(run);
-    else if constexpr (Is::by_channel)
-      step_by_channel(run);
-    else if constexpr (Is::dense_factors)
-      step_dense_factors(run);
-    else
-      step_elementwise(run);
+  bool sums_as_projections() const override { return sums_projections<Policies>; }
+  void accumulate(const Device& device, Scope scope, Stream stream) override {
+    const Launcher run{*this, device, scope, stream};
+    if constexpr (sums_projections<Policies>) {
+      look_at<Given>(run);
+      run(Pass::by_moment, AddProjection{});
+    } else {
+      run(Pass::by_run, AddGradient<Given>{});
+    }
+    run(Pass::by_tensor, NoteSum<Policies>{});
+  }
+  void discard_accumulated(const Device& device, Stream stream) override {
+    this->launch(device, Pass::by_tensor, DiscardSum{}, {}, stream);
   }
 
-  Index state_bytes() const override {
-    Index bytes = 0;
-    for (std::size_t i = 0; i < this->size(); ++i)
-      bytes += this->tensor(i).moment_bytes * Moments::buffers + this->tensor(i).basis.bytes() +
-               this->tensor(i).shared.bytes();
-    return bytes;
+  void look(const Device& device, Scope scope, Stream stream) override {
+    fold(device, scope, stream);
+    for_tables(device, scope, stream, [&]<class G>(G, const Launcher& run) { look_at<G>(run); });
+  }
+  void measure(const Device& device, Stream stream) override {
+    for_tables(device, {}, stream, [&](auto, const Launcher& run) { run(Pass::by_tensor, Measure<Policies>{}); });
+  }
+  void act(const Device& device, Scope scope, Stream stream) override {
+    for_tables(device, scope, stream, [&]<class G>(G, const Launcher& run) {
+      run(Pass::by_tensor, Begin<Policies>{});
+      if constexpr (Is::projected)
+        act_projected<G>(run);
+      else if constexpr (Is::by_channel)
+        act_by_channel<G>(run);
+      else if constexpr (Is::dense_factors)
+        act_dense_factors<G>(run);
+      else
+        run(Pass::by_run, Update<Policies, W, G>{});
+    });
+  }
+
+  Index state_bytes(std::size_t number) const override {
+    const Tensor<Device>& tensor = this->tensor(number);
+    return tensor.moment_bytes * Moments::buffers + tensor.basis.bytes() + tensor.shared.bytes();
   }
 
   std::unique_ptr<HostState> read_state(const Device& device, std::size_t number, Stream stream) const override {
@@ -192,20 +226,55 @@ class TypedBatch final : public Batch<Device> {
     }
   }
 
-  // --- the kinds of step: run(pass, kernel) enqueues one kernel for all tensors -------------------------------------------
+  /// run(pass, kernel) enqueues a kernel for the tensors of a scope.
+  struct Launcher {
+    const TypedBatch& batch;
+    const Device& device;
+    Scope scope;
+    Stream stream;
+    Table table = Table::gradients;
 
-  template <class Run>
-  static void step_elementwise(const Run& run) {
-    run(Pass::by_run, Inspect<G>{});
-    run(Pass::by_tensor, Begin<Policies>{});
-    run(Pass::by_run, Update<Policies, W, G>{});
+    template <class Body>
+    void operator()(Pass pass, const Body& body) const {
+      batch.launch(device, pass, body, scope, stream, table);
+    }
+  };
+  /// Calls body(G(), run) for the table of gradients, and for that of sums, if there is one.
+  template <class Body>
+  void for_tables(const Device& device, Scope scope, Stream stream, const Body& body) const {
+    body(Given(), Launcher{*this, device, scope, stream});
+    if constexpr (!sums_projections<Policies>)
+      if (this->has_table_of_sums()) body(float(), Launcher{*this, device, scope, stream, Table::sums});
+  }
+  /// Adds the bound gradients to whole sums that wait for this step, once.
+  void fold(const Device& device, Scope scope, Stream stream) const {
+    if (!this->has_table_of_sums()) return;
+    const Launcher run{*this, device, scope, stream};
+    run(Pass::by_run, AddGradient<Given>{true, {}});
+    run(Pass::by_tensor, NoteSum<Policies>{true, {}});
   }
 
-  template <class Run>
-  static void step_by_channel(const Run& run) {
+  // --- the kinds of step; Begin stands between the halves -----------------------------------------------------------------
+
+  template <class G, class Run>
+  static void look_at(const Run& run) {
+    if constexpr (Is::projected)
+      look_projected<G>(run);
+    else if constexpr (Is::by_channel)
+      look_by_channel<G>(run);
+    else if constexpr (Is::dense_factors)
+      sum_sides<G>(run);
+    else
+      run(Pass::by_run, Inspect<G>{});
+  }
+
+  template <class G, class Run>
+  static void look_by_channel(const Run& run) {
     run(Pass::along_channels, AlongChannels<GradientSquares<G>>{});
     run(Pass::across_channels, AcrossChannels<GradientSquares<G>>{});
-    run(Pass::by_tensor, Begin<Policies>{});
+  }
+  template <class G, class Run>
+  static void act_by_channel(const Run& run) {
     if constexpr (Is::by_block) {
       run(Pass::by_tensor, BlockSteps<Policies>{});
       run(Pass::by_run, Update<Policies, W, G>{});
@@ -221,16 +290,13 @@ class TypedBatch final : public Batch<Device> {
   }
 
   /// The sums of squares of G's rows and columns.
-  template <class Run>
+  template <class G, class Run>
   static void sum_sides(const Run& run) {
     run(Pass::by_line, AlongChannels<SideSquares<G, true>>{});
     run(Pass::by_place, AcrossChannels<SideSquares<G, false>>{});
   }
-
-  template <class Run>
-  static void step_dense_factors(const Run& run) {
-    sum_sides(run);
-    run(Pass::by_tensor, Begin<Policies>{});
+  template <class G, class Run>
+  static void act_dense_factors(const Run& run) {
     run(Pass::by_tensor, Factors<Policies>{});
     if constexpr (Policies::factored) {
       run(Pass::by_run, ScaledNorm<G>{});
@@ -239,23 +305,31 @@ class TypedBatch final : public Batch<Device> {
     run(Pass::by_run, ApplyScaled<Policies, W, G>{});
   }
 
-  template <class Run>
-  static void step_projected(const Run& run) {
+  template <class G, class Run>
+  static void look_projected(const Run& run) {
     if constexpr (Is::draws_signs) {
       run(Pass::by_tensor, DrawSparse{});
       run(Pass::along_channels, ProjectSparseAlong<G>{});
       run(Pass::across_channels, ProjectSparseAcross<G>{});
     } else {
       if constexpr (Is::draws_numbers) run(Pass::by_draw, DrawDense<typename Projection::Sketch>{});
-      if constexpr (Policies::factored_gradient) {  // R is of what the factors leave of G
-        sum_sides(run);
-        run(Pass::by_tensor, Begin<Policies>{});
-        run(Pass::by_tensor, Factors<Policies>{});
-      }
-      run(Pass::along_channels, ProjectDenseAlong<G, ProjectedOn<Policies>>{});
-      run(Pass::across_channels, ProjectDenseAcross<G, ProjectedOn<Policies>>{});
+      if constexpr (Policies::factored_gradient)  // R is of what the factors leave of G
+        sum_sides<G>(run);
+      else
+        project_densely<G>(run);
     }
-    if constexpr (!Policies::factored_gradient) run(Pass::by_tensor, Begin<Policies>{});
+  }
+  template <class G, class Run>
+  static void project_densely(const Run& run) {
+    run(Pass::along_channels, ProjectDenseAlong<G, ProjectedOn<Policies>>{});
+    run(Pass::across_channels, ProjectDenseAcross<G, ProjectedOn<Policies>>{});
+  }
+  template <class G, class Run>
+  static void act_projected(const Run& run) {
+    if constexpr (Policies::factored_gradient) {
+      run(Pass::by_tensor, Factors<Policies>{});
+      project_densely<G>(run);
+    }
     if constexpr (Is::turns) {  // where a tensor's are turned at all
       if constexpr (Is::draws_signs) {
         run(Pass::old_draw, DrawOldSparse{});

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which views a device steps: of which types, where in memory, laid out how. Errors name the tensor and change nothing.
+#pragma once
+
+#include <string>
+#include <type_traits>
+
+#include <apollo/step/settings.hpp>
+#include <apollo/tensor/number.hpp>
+#include <apollo/tensor/view.hpp>
+
+namespace apollo::cuda {
+
+template <class W, class Gradient>
+constexpr void check_types() {
+  static_assert(std::is_same_v<W, float> || std::is_same_v<W, bfloat16>,
+                "apollo: apollo::cuda steps weights of float or apollo::bfloat16; see docs/cuda.md.");
+  static_assert(std::is_same_v<Gradient, float> || std::is_same_v<Gradient, bfloat16>,
+                "apollo: apollo::cuda takes gradients of float or apollo::bfloat16; see docs/cuda.md.");
+}
+
+template <class Device, class T>
+void check_view(const Device& device, const Check& check, const char* what, const MatrixView<T>& view) {
+  if (view.rows < 1 || view.cols < 1) return;  // make_plan tells
+  if (view.data == nullptr) check.fail(std::string("the ") + what + " has no data");
+  const bool rows = memory_order(view) == Order2D::row_major;
+  const Index lines = rows ? view.rows : view.cols, length = rows ? view.cols : view.rows;
+  if ((length > 1 && (rows ? view.col_stride : view.row_stride) != 1) ||
+      (lines > 1 && (rows ? view.row_stride : view.col_stride) != length))
+    check.fail(std::string("the ") + what + " of shape " + text(view.shape()) + " and strides " +
+               text(view.row_stride) + ", " + text(view.col_stride) +
+               " has gaps; apollo::cuda steps row- or column-major matrices without");
+  const std::string refused = device.refuses(view.data, view.size() * static_cast<Index>(sizeof(T)));
+  if (!refused.empty()) check.fail(std::string("the ") + what + " " + refused);
+}
+
+/// Of a tensor of this shape and order of memory; one without data is none.
+template <class Device, class G>
+void check_gradient(const Device& device, const Check& check, Shape shape, Order2D order,
+                    const MatrixView<const G>& gradient) {
+  if (gradient.data == nullptr) return;
+  if (!(gradient.shape() == shape))
+    check.fail("a gradient of shape " + text(gradient.shape()) + " must be " + text(shape));
+  check_view(device, check, "gradient", gradient);
+  if (memory_order(gradient) != order) check.fail("weight and gradient must be ordered by the same index in memory");
+}
+
+}  // namespace apollo::cuda
