@@ -151,9 +151,9 @@ TEST_CASE("a packed basis that changes little is computed ever less often, when 
     const Index before = optimizer.device().launches();
     optimizer.refresh();
     const bool refreshed = optimizer.device().launches() > before;
-    optimizer.device().capture(true);  // refresh() counts its calls, and a step is one unless it is captured
+    optimizer.device().begin_capture();  // refresh() counts its calls, and a step is one unless it is captured
     optimizer.step();
-    optimizer.device().capture(false);
+    optimizer.device().replay(optimizer.device().end_capture());
     CHECK(host.step().tensors[0].refreshed == refreshed);
     refreshes += refreshed ? 1 : 0;
     if (step == 11) {  // the schedule is part of a checkpoint

@@ -6,8 +6,9 @@
 
 namespace apollo::cuda {
 
-/// Rank x removed floats.
+/// Rank x removed floats. `steps`: directions are known only within a step, which has begun when X is projected on them.
 struct PlainDirections {
+  static constexpr bool steps = false;
   APOLLO_INLINE static float at(const Entry& entry, Index k, Index s) {
     return entry.directions[k * entry.setup.plan.removed + s];
   }
@@ -20,6 +21,7 @@ struct PlainDirections {
 
 /// Codes of P^T, so those of an input lie beside each other.
 struct PackedDirections {
+  static constexpr bool steps = false;
   APOLLO_INLINE static float at(const Entry& entry, Index k, Index s) {
     return entry.packed.value(s * entry.setup.plan.rank + k);
   }
@@ -31,6 +33,7 @@ struct PackedDirections {
 
 /// P D_S: what X is projected on, before D_L, where its factored moments scale it.
 struct ScaledDirections {
+  static constexpr bool steps = true;
   APOLLO_INLINE static float at(const Entry& entry, Index k, Index s) {
     return PlainDirections::at(entry, k, s) * entry.column_factor[s];
   }

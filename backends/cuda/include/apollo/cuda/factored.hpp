@@ -210,8 +210,8 @@ struct ScaledNorm {
 };
 
 /// One block a tensor: the step is shortened where N is longer than clip_threshold allows.
-struct Clip {
-  static constexpr const char* kernel = "Clip";
+struct ClipUpdate {
+  static constexpr const char* kernel = "ClipUpdate";
   using Shared = SumMemory;
   Tables tables;
 

@@ -99,7 +99,7 @@ struct ProjectDenseAlong {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
-    if (tables.idle(context.block())) return;
+    if (Directions::steps ? tables.progress_of(context.block()).active == 0 : tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const Index tiles = (plan.kept + channels - 1) / channels;
     const Index pass = tables.number(context.block()) / tiles;
@@ -165,7 +165,7 @@ struct ProjectDenseAcross {
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared&) const {
     const Entry& entry = tables.entry(context.block());
-    if (tables.idle(context.block())) return;
+    if (Directions::steps ? tables.progress_of(context.block()).active == 0 : tables.idle(context.block())) return;
     const Plan& plan = entry.setup.plan;
     const Index tiles = (plan.kept + threads - 1) / threads;
     const Index number = tables.number(context.block());

@@ -54,7 +54,6 @@ struct LowRankMoments {
     context.phase([&](int t) {
       tile.over(t, count, [&](int, int channel, int bucket) {
         const Index at = (first + channel) * rank + bucket;
-        float r = 0;
         float r = r_to_step(entry, progress, at);
         if constexpr (Policies::factored_gradient) r *= entry.channel_step[first + channel];
         float value[2] = {0, 0};

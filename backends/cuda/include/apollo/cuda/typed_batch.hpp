@@ -300,7 +300,7 @@ class TypedBatch final : public Batch<Device> {
     run(Pass::by_tensor, Factors<Policies>{});
     if constexpr (Policies::factored) {
       run(Pass::by_run, ScaledNorm<G>{});
-      run(Pass::by_tensor, Clip{});
+      run(Pass::by_tensor, ClipUpdate{});
     }
     run(Pass::by_run, ApplyScaled<Policies, W, G>{});
   }
@@ -348,7 +348,7 @@ class TypedBatch final : public Batch<Device> {
       run(Pass::by_place, AcrossChannels<ProjectedSquares<false>>{});
       run(Pass::by_tensor, Factors<Policies>{});
       run(Pass::by_moment, ScaleProjected{});
-      run(Pass::by_tensor, Clip{});
+      run(Pass::by_tensor, ClipUpdate{});
     } else {
       run(Pass::by_moment, LowRankMoments<Policies>{});
     }
