@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ using apollo::Order2D;
 using apollo::cuda::EmulatedOptimizer;
 using apollo::cuda::Emulation;
 using apollo::cuda::Emulator;
+using apollo::cuda::Math;
 using support::Matrix;
 
 /// A matrix on a device.
@@ -80,8 +82,9 @@ struct Result {
 
 template <class Member, class W, class G>
 Result run(const std::vector<Leaf>& leaves, const typename Member::Options& options, int steps,
-           const Emulation& how = {}) {
+           const Emulation& how = {}, std::optional<Math> math = {}) {
   EmulatedOptimizer optimizer{Emulator(how)};
+  if (math) optimizer.math(*math);
   const auto group = optimizer.add_group<Member>(options);
   std::vector<Array<W>> weights;
   std::vector<Array<G>> gradients;

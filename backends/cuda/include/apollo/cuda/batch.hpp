@@ -3,6 +3,7 @@
 // Here what their tables are; typed_batch.hpp has the steps.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include <apollo/cuda/allocation.hpp>
+#include <apollo/cuda/products.hpp>
 #include <apollo/cuda/table.hpp>
 #include <apollo/step/plan.hpp>
 #include <apollo/step/state_visitor.hpp>
@@ -66,6 +68,11 @@ enum class Pass {
   by_turn,
   by_rotation,
   by_residual,
+  by_product,
+  norms_along,
+  norms_across,
+  by_lift,
+  by_lifted_run,
   count
 };
 inline constexpr int passes = static_cast<int>(Pass::count);
@@ -127,6 +134,9 @@ class Batch {
     if (number < on_device_) device.write(entries_.template as<Entry>() + number, &entry, bytes_of<Entry>(1), stream);
   }
 
+  /// Gives the tensors that are added from now on somebody who multiplies; null: nobody, kernels do.
+  void multiply_by(std::shared_ptr<Products<Device>> products) { products_ = std::move(products); }
+
   const Tensor<Device>& tensor(std::size_t number) const { return tensors_[number]; }
   std::size_t size() const { return tensors_.size(); }
   Progress progress(const Device& device, std::size_t number, Stream stream) const {
@@ -160,12 +170,19 @@ class Batch {
 
   template <class Body>
   void launch(const Device& device, Pass pass, Body body, Stream stream) const {
-    const Part* parts = parts_.template as<Part>();
-    const int number = static_cast<int>(pass);
-    for (int before = 0; before < number; ++before) parts += passes_[before].size();
-    body.tables = {entries_.template as<Entry>(), progress_.template as<Progress>(), parts};
-    device.launch(body, static_cast<Index>(passes_[number].size()), stream);
+    launch_parts(device, pass, 0, passes_[static_cast<int>(pass)].size(), body, stream);
   }
+  /// The same for one tensor alone.
+  template <class Body>
+  void launch_one(const Device& device, Pass pass, std::size_t tensor, Body body, Stream stream) const {
+    const std::vector<Part>& all = passes_[static_cast<int>(pass)];
+    const auto before = [](const Part& a, const Part& b) { return a.tensor < b.tensor; };
+    const auto [first, last] =
+        std::equal_range(all.begin(), all.end(), Part{static_cast<std::int32_t>(tensor), 0}, before);
+    launch_parts(device, pass, static_cast<std::size_t>(first - all.begin()), static_cast<std::size_t>(last - first),
+                 body, stream);
+  }
+  Products<Device>* products() const { return products_.get(); }
 
   /// Whether every run begins at 16 bytes, if the tensor does: whatever its values are.
   static bool runs_are_aligned(Index length, Index lines) {
@@ -177,6 +194,15 @@ class Batch {
   }
 
  private:
+  template <class Body>
+  void launch_parts(const Device& device, Pass pass, std::size_t first, std::size_t count, Body body,
+                    Stream stream) const {
+    const Part* parts = parts_.template as<Part>() + first;
+    for (int before = 0; before < static_cast<int>(pass); ++before) parts += passes_[before].size();
+    body.tables = {entries_.template as<Entry>(), progress_.template as<Progress>(), parts};
+    device.launch(body, static_cast<Index>(count), stream);
+  }
+
   std::size_t part_count() const {
     std::size_t count = 0;
     for (const auto& pass : passes_) count += pass.size();
@@ -185,6 +211,7 @@ class Batch {
 
   std::vector<Tensor<Device>> tensors_;
   std::vector<Part> passes_[passes];
+  std::shared_ptr<Products<Device>> products_;
   Memory<Device> entries_, progress_, parts_;
   std::size_t on_device_ = 0;
   bool changed_ = false;

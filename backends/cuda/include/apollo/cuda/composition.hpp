@@ -49,6 +49,12 @@ struct Composition {
       return false;
   }();
 
+  /// P is numbers, so R and lift(C) are matrix products ...
+  static constexpr bool dense = projected && !draws_signs;
+  /// ... and this one of them can be added to the weight as it is computed.
+  template <class W>
+  static constexpr bool lifts_in_place = lifted&& dense && !residual && std::is_same_v<W, float>;
+
   /// Whether this tensor's moments are turned to new directions at a refresh.
   static bool rotates(const Settings& settings) {
     return Moments::buffers > 0 && settings.on_refresh == OnRefresh::rotate;

@@ -15,6 +15,8 @@ struct GroupInput {
   double gradient_factor = 1;
 };
 
+struct ProductScalars;
+
 /// One tensor. Written at registration, and where a tensor is bound to other memory.
 struct Entry {
   TensorSetup setup;
@@ -30,6 +32,9 @@ struct Entry {
   bool aligned = false;  ///< every run of every array begins at 16 bytes
   Index blocks = 0;      ///< that fill `sums`
 
+  bool by_products = false;  ///< R and lift(C) are taken by matrix products of the library
+  std::int32_t splits = 1;   ///< of which this many add up to R
+
   // Scratch of a step.
   float* directions = nullptr;      ///< P of a dense projection, rank x removed
   std::int32_t* map = nullptr;      ///< of a sparse one, as it is drawn ...
@@ -38,6 +43,8 @@ struct Entry {
   float* old_directions = nullptr;  ///< where moments are turned at a refresh: P before it ...
   std::int32_t* old_map = nullptr;
   std::uint32_t* old_signs = nullptr;
+  bfloat16* split_directions = nullptr;  ///< P as `splits` bfloat16 matrices, the largest first
+  ProductScalars* scalars = nullptr;
   float* q = nullptr;         ///< ... and P_new P_old^T, rank x rank
   float* r = nullptr;         ///< `parts` times kept x rank: R is their sum
   float* n = nullptr;         ///< N where it is lifted, C then: kept x rank, or rank x kept where channels are adjacent

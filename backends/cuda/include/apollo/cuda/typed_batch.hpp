@@ -42,6 +42,14 @@ class TypedBatch final : public Batch<Device> {
     entry.aligned = is_aligned(request.weight, request.gradient) && Base::runs_are_aligned(entry.length, entry.lines);
 
     if constexpr (Is::projected) check_projection(plan, request);
+    if constexpr (Is::dense) {
+      entry.by_products = this->products() != nullptr && plan.rank >= product_rank;
+      if (entry.by_products) {
+        if (BeginProduct<G>::splits) entry.splits = splits_of(this->products()->math());
+        const bool aside = Is::lifted && !Is::template lifts_in_place<W>;
+        this->products()->reserve(aside ? entry.values() * static_cast<Index>(sizeof(float)) : 0, request.name);
+      }
+    }
 
     PartCounts parts;
     parts[Pass::by_tensor] = 1;
@@ -62,7 +70,7 @@ class TypedBatch final : public Batch<Device> {
           Memory<Device>(device, plan.blocks() * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
       entry.shared = tensor.shared.template as<float>();
     }
-    StepScratch<Policies, G>::reserve(device, request.name, tensor, parts);
+    StepScratch<Policies, W, G>::reserve(device, request.name, tensor, parts);
     if constexpr (Is::by_block) device.clear(entry.shared, tensor.shared.bytes(), stream);
     if constexpr (Is::has_basis) {
       if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device>>(device);
@@ -99,7 +107,7 @@ class TypedBatch final : public Batch<Device> {
   void step(const Device& device, Stream stream) override {
     const auto run = [&](Pass pass, auto body) { this->launch(device, pass, body, stream); };
     if constexpr (Is::projected)
-      step_projected(run);
+      step_projected(device, stream, run);
     else if constexpr (Is::by_channel)
       step_by_channel(run);
     else
@@ -176,7 +184,7 @@ class TypedBatch final : public Batch<Device> {
   }
 
   template <class Run>
-  static void step_projected(const Run& run) {
+  void step_projected(const Device& device, Stream stream, const Run& run) const {
     if constexpr (Is::draws_signs) {
       run(Pass::by_tensor, DrawSparse{});
       run(Pass::along_channels, ProjectSparseAlong<G>{});
@@ -185,6 +193,8 @@ class TypedBatch final : public Batch<Device> {
       if constexpr (Is::draws_numbers) run(Pass::by_draw, DrawDense<typename Projection::Sketch>{});
       run(Pass::along_channels, ProjectDenseAlong<G>{});
       run(Pass::across_channels, ProjectDenseAcross<G>{});
+      run(Pass::by_product, BeginProduct<G>{});
+      multiply_gradients(device, stream);
     }
     run(Pass::by_tensor, Begin<Policies>{});
     if constexpr (Moments::buffers > 0) {  // where a tensor's are turned at all
@@ -205,9 +215,38 @@ class TypedBatch final : public Batch<Device> {
     }
     if constexpr (Is::lifted) {
       run(Pass::by_run, ApplyLift<Policies, W, G>{});
+      if constexpr (Is::template lifts_in_place<W>) run(Pass::by_lift, BeginLift{});
+      if constexpr (Is::dense) multiply_back(device, stream);
     } else {
       run(Pass::by_tensor, Finish<Policies>{});
       run(Pass::by_run, Apply<Policies, W, G>{});
+    }
+  }
+
+  /// R of the tensors that are multiplied, and right behind each, while its gradient may be in the cache, the norms of its channels.
+  void multiply_gradients(const Device& device, Stream stream) const {
+    for (std::size_t i = 0; i < this->size(); ++i) {
+      const Entry& entry = this->tensor(i).entry;
+      if (!entry.by_products || entry.gradient == nullptr) continue;
+      for (int number = 0; number < entry.splits; ++number)
+        this->products()->multiply(projection<G>(entry, number), stream);
+      this->launch_one(device, Pass::norms_along, i, AlongChannels<GradientSquares<G>>{}, stream);
+      this->launch_one(device, Pass::norms_across, i, AcrossChannels<GradientSquares<G>>{}, stream);
+    }
+  }
+  /// Their updates lifted: into the weights, or through scratch that they share.
+  void multiply_back(const Device& device, Stream stream) const {
+    for (std::size_t i = 0; i < this->size(); ++i) {
+      const Entry& entry = this->tensor(i).entry;
+      if (!entry.by_products || entry.gradient == nullptr) continue;
+      const ProductScalars* by = entry.scalars;
+      if constexpr (Is::template lifts_in_place<W>) {
+        this->products()->multiply(lift(entry, static_cast<float*>(entry.weight), &by->lift, &by->keep), stream);
+      } else {
+        float* const product = this->products()->scratch();
+        this->products()->multiply(lift(entry, product, &by->one, &by->zero), stream);
+        this->launch_one(device, Pass::by_lifted_run, i, ApplyLift<Policies, W, G>{{}, product}, stream);
+      }
     }
   }
 
