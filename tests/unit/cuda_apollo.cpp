@@ -84,6 +84,31 @@ TEST_CASE("APOLLO by dense sketches, also of more directions than a pass takes")
   check_fp32<Apollo<Signs>, Apollo<Signs, double>>(ApolloOptions{.lr = 0.05, .rank = 6});
 }
 
+TEST_CASE("APOLLO by dense sketches of a large rank: products of every arithmetic, of float and bfloat16 gradients") {
+  using Normal = RandomProjection<Gaussian>;
+  const std::vector<Leaf> large = {
+      {40, 64}, {40, 64}, {64, 40}, {260, 41, Order2D::column_major}, {41, 270, Order2D::column_major}, {50, 1}};
+  const ApolloOptions options{.lr = 0.05, .rank = 40, .update_proj_gap = 2};
+  const auto check = [&]<class G>(G, Math math, double bound) {
+    const Result device = run<Apollo<Normal>, float, G>(large, options, 4, {}, math);
+    const Result exact = reference<Apollo<Normal, double>, double, G>(large, options, 4);
+    CHECK(device.kernels.count("BeginProduct") == 1);
+    CHECK(worst_change_error(device, exact, large) <= bound);
+    for (std::size_t i = 0; i < large.size(); ++i) {
+      CHECK(std::fabs(device.status[i].gradient_norm / exact.status[i].gradient_norm - 1) <= 1e-6);
+      CHECK(std::fabs(device.status[i].update_norm / exact.status[i].update_norm - 1) <= bound);
+      CHECK(device.status[i].steps == exact.status[i].steps);
+    }
+  };
+  // A scale is a quotient of norms, in which what single values lose is averaged, but for what Adam makes of a sign.
+  check(0.0f, Math::fp32, 1e-5);
+  check(0.0f, Math::tf32, 0x1p-9);
+  check(0.0f, Math::bf16, 0x1p-8);
+  check(bfloat16(), Math::fp32, 1e-5);
+  check(bfloat16(), Math::tf32, 1e-4);  // two bfloat16 numbers have 16 bits
+  check(bfloat16(), Math::bf16, 0x1p-8);
+}
+
 TEST_CASE("bfloat16 weights, gradients and moments round as the reference's") {
   const ApolloOptions options{.lr = 0.01, .rank = 8, .seed = 4};
   const ApolloMiniOptions mini{.lr = 0.01, .scale = 4, .seed = 4};

@@ -187,6 +187,36 @@ TEST_CASE("a residual of two parts in ten thousand is summed: as a difference of
   }
 }
 
+TEST_CASE(
+    "large ranks are multiplied: in fp32 where nothing else is asked for, Fira's and bfloat16 weights through "
+    "scratch") {
+  const std::vector<Leaf> large = {{45, 64}, {45, 64}, {64, 45}, {50, 270, Order2D::column_major}, {30, 1}};
+  for (const OnRefresh refresh : {OnRefresh::keep, OnRefresh::rotate}) {
+    const GaLoreOptions options{.lr = 0.05,
+                                .rank = 33,
+                                .update_proj_gap = 2,
+                                .svd = SvdMethod::exact,
+                                .on_refresh = refresh,
+                                .weight_decay = 0.1};
+    const Result device = run<GaLore<>, float, float>(large, options, 3);
+    const Result exact = reference<GaLore<double>, double, float>(large, options, 3);
+    CHECK(device.kernels.count("BeginLift") == 1);
+    CHECK(worst_change_error(device, exact, large) <= 1e-5);
+    CHECK(worst_change_error(run<GaLore<>, float, float>(large, options, 3, {}, Math::tf32), exact, large) <= 0.02);
+  }
+  using Half = GaLore<AdamMoments<bfloat16>, StochasticWeights>;
+  const GaLoreOptions half{.lr = 0.05, .rank = 33, .svd = SvdMethod::exact};
+  CHECK(share_different(run<Half, bfloat16, bfloat16>(large, half, 2),
+                        reference<Half, bfloat16, bfloat16>(large, half, 2)) <= 4e-3);
+  const FiraOptions fira{.lr = 0.02, .rank = 33, .scale = 0.5, .svd = SvdMethod::exact};
+  const Result residual = reference<Fira<double>, double, bfloat16>(large, fira, 3);
+  for (const Math math : {Math::fp32, Math::tf32, Math::bf16}) {
+    const Result device = run<Fira<>, float, bfloat16>(large, fira, 3, {}, math);
+    CHECK(device.kernels.count("BeginLift") == 0);
+    CHECK(worst_change_error(device, residual, large) <= (math == Math::fp32 ? 1e-5 : 0.02));
+  }
+}
+
 TEST_CASE("bfloat16 weights, gradients and moments, and any number of workers") {
   using Half = GaLore<AdamMoments<bfloat16>, StochasticWeights>;
   const GaLoreOptions options{.lr = 0.05, .rank = 4, .update_proj_gap = 2, .svd = SvdMethod::exact};

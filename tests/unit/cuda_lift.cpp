@@ -108,3 +108,158 @@ TEST_CASE("the same bits for any number of workers, and a gradient that is not f
   CHECK(optimizer.status("a").skipped == 1);
   CHECK(optimizer.state_bytes() == Flora<>::state_bytes({40, 30}, often));
 }
+
+// --- large ranks: matrix products ------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Channels along memory and across it, two tensors of one shape, sides that no block divides, a rank that is nobody's multiple.
+const std::vector<Leaf> large = {
+    {50, 264}, {50, 264}, {264, 43}, {47, 260, Order2D::column_major}, {70, 60, Order2D::column_major}, {50, 1}};
+constexpr Index rank = 41;
+constexpr Math maths[] = {Math::fp32, Math::tf32, Math::bf16};
+
+/// Relative error of what the steps change: R and the lift each round two factors. In fp32 it is the weights' own rounding.
+double bound(Math math) { return math == Math::fp32 ? 1e-5 : math == Math::tf32 ? 0x1p-9 : 0x1p-8; }
+
+}  // namespace
+
+TEST_CASE(
+    "products of every arithmetic are as far from double precision as the rounding of their factors, and no nearer") {
+  const Index rows = 5, inner = 300, cols = 7;
+  const Emulator device;
+  const Array<float> a(device, support::uniform_matrix(rows, inner, 1)),
+      b(device, support::uniform_matrix(inner, cols, 2));
+  const Array<float> at(device, support::transposed(a.get())), bt(device, support::transposed(b.get()));
+  Matrix magnitude(rows, cols);
+  for (Index i = 0; i < rows; ++i)
+    for (Index k = 0; k < inner; ++k)
+      for (Index j = 0; j < cols; ++j) magnitude(i, j) += std::fabs(a.get()(i, k) * b.get()(k, j));
+  const Matrix exact = support::product(a.get(), b.get());
+  for (const Math math : maths) {
+    const apollo::cuda::PlainProducts products(device, math);
+    const double unit = math == Math::fp32 ? 0 : math == Math::tf32 ? 0x1p-10 : 0x1p-9;
+    Matrix before;
+    for (const bool turned : {false, true}) {
+      Array<float> c(device, Matrix(rows, cols, std::nan("")));
+      const float scalars[] = {2, 0, -1, 1};
+      apollo::cuda::Product product{rows, inner, cols, {a.view().data, inner}, {b.view().data, cols}, c.view().data};
+      if (turned) product.a = {at.view().data, rows, true}, product.b = {bt.view().data, inner, true};
+      product.alpha = scalars, product.beta = scalars + 1;
+      products.multiply(product, {});
+      product.alpha = scalars + 2, product.beta = scalars + 3;
+      products.multiply(product, {});  // 2 A B - A B
+      double worst = 0;
+      for (Index i = 0; i < rows; ++i)
+        for (Index j = 0; j < cols; ++j)
+          support::raise(worst, std::fabs(c.get()(i, j) - exact(i, j)) / magnitude(i, j));
+      CHECK(worst <= 2 * unit + 300 * 0x1p-24);
+      CHECK(worst >= unit / 100);
+      if (turned) CHECK(c.get().values == before.values);
+      before = c.get();
+    }
+  }
+}
+
+TEST_CASE("Flora at a large rank by products of every arithmetic, both orders of decay, and momentum turned") {
+  for (const Math math : maths)
+    for (const double decay : {0.0, 0.1, -0.1}) {  // below zero: torch's order
+      const FloraOptions options{.lr = 2,
+                                 .rank = rank,
+                                 .update_proj_gap = 2,
+                                 .weight_decay = std::fabs(decay),
+                                 .order = decay < 0 ? apollo::Order::torch : apollo::Order::huggingface,
+                                 .seed = 3};
+      const Result device = run<Flora<>, float, float>(large, options, 3, {}, math);
+      const Result exact = reference<Flora<double>, double, float>(large, options, 3);
+      CHECK(device.kernels.count("BeginLift") == 1);
+      const double error = worst_change_error(device, exact, large);
+      CHECK(error <= bound(math));
+      if (math != Math::fp32 && decay == 0) CHECK(error >= bound(math) / 10);
+    }
+}
+
+TEST_CASE(
+    "bfloat16 weights and gradients: P in as many bfloat16 numbers as the arithmetic needs, weights rounded as ever") {
+  using Half = Flora<MeanMoments<bfloat16>, StochasticWeights>;
+  const FloraOptions options{.lr = 0.1, .rank = rank, .update_proj_gap = 2, .seed = 4};
+  const Result exact = reference<Half, bfloat16, bfloat16>(large, options, 3);
+  double before = 0;
+  for (const Math math : maths) {
+    const Result device = run<Half, bfloat16, bfloat16>(large, options, 3, {}, math);
+    CHECK(device.kernels.count("BeginLift") == 0);
+    const double different = share_different(device, exact);
+    CHECK(different <= (math == Math::fp32 ? 3e-3 : 0.2));
+    CHECK(different >= before);
+    CHECK((different > 0 || math == Math::fp32));
+    before = different;
+  }
+}
+
+TEST_CASE(
+    "a skipped tensor keeps its bits beside one that is stepped, also before its first step; scales and no gradient") {
+  for (const double weight_decay : {0.0, 0.5}) {
+    const FloraOptions options{.lr = 0.1, .rank = rank, .weight_decay = weight_decay};
+    const Leaf leaf{70, 60};
+    EmulatedOptimizer optimizer;
+    optimizer.math(Math::tf32);
+    const auto group = optimizer.add_group(options);
+    Array<float> a(optimizer.device(), start(leaf, 0)), b(optimizer.device(), start(leaf, 1)),
+        none(optimizer.device(), start(leaf, 2));
+    Array<float> g(optimizer.device(), Matrix(70, 60, std::nan(""))), h(optimizer.device(), gradient(leaf, 1, 0));
+    optimizer.add(group, leaf_name(0), a.view(), g.view());
+    optimizer.add(group, leaf_name(1), b.view(), h.view());
+    optimizer.add(group, leaf_name(2), none.view(), apollo::no_gradient);
+    const Matrix first = a.get(), other = b.get(), still = none.get();
+    optimizer.step();
+    CHECK(a.get().values == first.values);
+    CHECK(b.get().values != other.values);
+    g.set(gradient(leaf, 0, 0));
+    optimizer.step();
+    const Matrix second = a.get();
+    CHECK(second.values != first.values);
+    g.view()(69, 59) = HUGE_VALF;
+    optimizer.step();
+    CHECK(a.get().values == second.values);
+    CHECK(none.get().values == still.values);
+    CHECK(optimizer.status(leaf_name(0)).skipped == 2);
+    CHECK(optimizer.status(leaf_name(1)).steps == 3);
+    // Half of a gradient twice as large is the same.
+    EmulatedOptimizer scaled;
+    scaled.math(Math::tf32);
+    scaled.gradient_scale(0.5);
+    Array<float> w(scaled.device(), start(leaf, 1)), twice(scaled.device(), support::scaled(gradient(leaf, 1, 0), 2));
+    scaled.add(scaled.add_group(options), leaf_name(1), w.view(), twice.view());
+    for (int step = 0; step < 3; ++step) scaled.step();
+    CHECK(w.get().values == b.get().values);
+  }
+}
+
+TEST_CASE(
+    "an arithmetic changes nothing at small ranks, must be chosen first, and its launches and bytes are as "
+    "documented") {
+  const FloraOptions small{.lr = 0.1, .rank = 31}, options{.lr = 0.1, .rank = 32};
+  CHECK(same_bits(run<Flora<>, float, float>(large, small, 2),
+                  run<Flora<>, float, float>(large, small, 2, {}, Math::bf16)));
+  const std::vector<Leaf> few = {{43, 50}, {50, 43}};
+  std::vector<Leaf> many(10, Leaf{43, 50});
+  many.push_back({50, 43});
+  using Half = Flora<MeanMoments<bfloat16>, StochasticWeights>;
+  const auto launches = [&](const std::vector<Leaf>& leaves, bool half) {
+    return (half ? run<Half, bfloat16, bfloat16>(leaves, options, 1, {}, Math::bf16)
+                 : run<Flora<>, float, float>(leaves, options, 1, {}, Math::bf16))
+        .launches_a_step;
+  };
+  CHECK(launches(many, false) - launches(few, false) == 9);  // norms
+  CHECK(launches(many, true) - launches(few, true) == 18);   // and weights
+
+  EmulatedOptimizer plain, optimizer;
+  optimizer.math(Math::tf32);
+  Array<bfloat16> w(optimizer.device(), start({43, 50}, 0)), v(plain.device(), start({43, 50}, 0));
+  optimizer.add(optimizer.add_group<Half>(options), "w", w.view(), w.view());
+  plain.add(plain.add_group<Half>(options), "w", v.view(), v.view());
+  CHECK(optimizer.state_bytes() == plain.state_bytes());
+  // lift(C), P in two bfloat16 numbers, scalars
+  CHECK(optimizer.workspace_bytes() - plain.workspace_bytes() == 4 * 43 * 50 + 2 * 2 * 32 * 43 + 32);
+  CHECK(support::mentions(support::refusal([&] { optimizer.math(Math::fp32); }), {"before the first tensor"}));
+}

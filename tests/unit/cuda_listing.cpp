@@ -42,10 +42,11 @@ TEST_CASE("every kernel is emulated, and there is one entry that runs them all")
   const std::vector<Leaf> leaves = {{30, 20}, {20, 30}, {9, 1}};
   std::set<std::string> launched;
   const auto take = [&](const Result& result) { launched.insert(result.kernels.begin(), result.kernels.end()); };
-  take(run<apollo::AdamW<>, float, float>(leaves, {}, 1, {}, 1));
+  take(run<apollo::AdamW<>, float, float>(leaves, {}, 1, {}, {}, 1));
   take(run<apollo::ApolloMini<>, float, float>(leaves, {}, 1));
   take(run<apollo::Apollo<>, float, float>(leaves, {.rank = 8}, 1));
   take(run<apollo::Flora<>, float, float>(leaves, {.rank = 8}, 1));
+  take(run<apollo::Flora<>, float, float>({{40, 33}}, {.rank = 33}, 1, {}, Math::fp32));
   take(run<apollo::Flora<RandomProjection<apollo::SparseSign>>, float, float>(leaves, {.rank = 8}, 1));
   take(run<apollo::Fira<>, float, float>(
       leaves, {.rank = 8, .update_proj_gap = 1, .on_refresh = apollo::OnRefresh::rotate}, 2));

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ using apollo::Order2D;
 using apollo::cuda::EmulatedOptimizer;
 using apollo::cuda::Emulation;
 using apollo::cuda::Emulator;
+using apollo::cuda::Math;
 using support::Matrix;
 
 /// A matrix on a device.
@@ -80,9 +82,10 @@ struct Result {
 
 template <class Member, class W, class G>
 Result run(const std::vector<Leaf>& leaves, const typename Member::Options& options, int steps,
-           const Emulation& how = {}, double clip = 0) {
+           const Emulation& how = {}, std::optional<Math> math = {}, double clip = 0) {
   EmulatedOptimizer optimizer{Emulator(how)};
   optimizer.clip_global_norm(clip);
+  if (math) optimizer.math(*math);
   const auto group = optimizer.add_group<Member>(options);
   std::vector<Array<W>> weights;
   std::vector<Array<G>> gradients;

@@ -45,6 +45,9 @@ void add_members(Optimizer& optimizer, const Add& add) {
       Leaf{33, 20, Order2D::column_major}, "sparse, factored");
   add(optimizer.template add_group<apollo::StructuredOptimizer<AdafactorMoments>>({.lr = 0.05, .eps = 1e-12}),
       Leaf{21, 30}, "factored");
+  add(optimizer.template add_group<apollo::GaLore<>>(
+          {.lr = 0.05, .rank = 32, .update_proj_gap = 2, .svd = apollo::SvdMethod::exact}),
+      Leaf{36, 48}, "galore, multiplied");
 }
 
 /// That model on the emulated device.
@@ -252,8 +255,8 @@ TEST_CASE(
   CHECK(mentions(refused([&] { optimizer.save("open.safetensors"); }), {"save() while tick 5 is open"}));
   CHECK(mentions(refused([&] { optimizer.load("open.safetensors"); }), {"load() while tick 5 is open"}));
   CHECK(mentions(refused([&] { optimizer.end_tick(); }),
-                 {"11 of 12 tensors", "tick 5", "'adamw'", "...", "no_gradient"}));
-  CHECK(mentions(refusal([&] { optimizer.step("nobody"); }), {"no tensor is named 'nobody'", "12 are registered"}));
+                 {"12 of 13 tensors", "tick 5", "'adamw'", "...", "no_gradient"}));
+  CHECK(mentions(refusal([&] { optimizer.step("nobody"); }), {"no tensor is named 'nobody'", "13 are registered"}));
   CHECK(mentions(refusal([&] {
                    optimizer.add(Group<apollo::AdamW<>::Policies>{1}, "late", layers.w[0].view(), layers.g[0].view());
                  }),
@@ -298,7 +301,7 @@ TEST_CASE("micro-batches are one batch, as on the host, each with its own scale"
       CHECK(device.optimizer.accumulating() == (k == 1));
       const apollo::AccumulationReport report = device.optimizer.accumulate();
       CHECK(report.projected == 2);
-      CHECK(report.whole == 10);
+      CHECK(report.whole == 11);
       CHECK(report.skipped == 0);
       host.optimizer.accumulate();
     }
@@ -311,7 +314,7 @@ TEST_CASE("micro-batches are one batch, as on the host, each with its own scale"
   CHECK(device.optimizer.accumulation_bytes("adamw") == 70 * 33 * 4);
   CHECK(device.optimizer.accumulation_bytes("flora") == 5 * 40 * 4);
   CHECK(device.optimizer.accumulation_bytes() == 4 * (70 * 33 + 40 * 70 + 50 + 5 * 40 + 20 * 30 + 24 * 20 + 30 * 40 +
-                                                      40 * 30 + 33 * 24 + 24 * 33 + 5 * 33 + 21 * 30));
+                                                      40 * 30 + 33 * 24 + 24 * 33 + 5 * 33 + 21 * 30 + 36 * 48));
 }
 
 TEST_CASE("two halves have the bits of one gradient; replays, and layer by layer, too") {
@@ -427,10 +430,10 @@ TEST_CASE("a last micro-batch without a gradient takes the earlier ones") {
     device.feed(t), same.feed(t);
     CHECK(device.optimizer.accumulate().skipped == 0);
     device.bind(false);
-    CHECK(device.optimizer.accumulate().skipped == 12);
+    CHECK(device.optimizer.accumulate().skipped == 13);
     if (t == 1) {
       device.optimizer.begin_tick();
-      CHECK(mentions(refusal<std::logic_error>([&] { device.optimizer.end_tick(); }), {"12 of 12 tensors"}));
+      CHECK(mentions(refusal<std::logic_error>([&] { device.optimizer.end_tick(); }), {"13 of 13 tensors"}));
       for (const Member& member : device.members) device.optimizer.step(member.name);
       device.optimizer.end_tick();
     } else {

@@ -56,6 +56,15 @@ class BasicOptimizer {
   /// Errors: those of the device.
   explicit BasicOptimizer(const Device& device = Device()) : device_(device), clock_(device_) {}
 
+  /// Has projections and lifts of dense ranks of product_rank or more computed by the device's library for matrix products, in this
+  /// arithmetic. On a GPU it needs <apollo/cuda/blas.hpp>. Where this is not called our kernels compute them, in fp32 and double, but
+  /// of singular bases, whose library multiplies too: in fp32. Errors: there are tensors already; those of the library.
+  void math(Math math) {
+    if (!in_order_.empty()) refuse("the arithmetic of matrix products must be chosen before the first tensor is added");
+    products_ = make_products(math);
+    asked_for_products_ = true;
+  }
+
   // --- groups and tensors -----------------------------------------------------------------------------------------------
 
   /// A group of tensors that share options, by the member's option type ...
@@ -406,7 +415,7 @@ class BasicOptimizer {
   Index workspace_bytes() const {
     Index bytes = static_cast<Index>(inputs_.size() * 2 * sizeof(GroupInput)) + clock_.bytes();
     for (const auto& [key, batch] : batches_) bytes += batch->workspace_bytes();
-    return bytes;
+    return products_ == nullptr ? bytes : bytes + products_->bytes();
   }
   const Device& device() const { return device_; }
 
@@ -460,11 +469,25 @@ class BasicOptimizer {
     const void* key = &key_of<Typed>;
     const auto found = batches_.find(key);
     std::unique_ptr<Batch<Device>> fresh;
-    if (found == batches_.end()) fresh = std::make_unique<Typed>();
+    if (found == batches_.end()) {
+      fresh = std::make_unique<Typed>();
+      if constexpr (Composition<Policies>::has_basis)
+        if (products_ == nullptr) products_ = make_products(Math::fp32);
+      if (asked_for_products_ || Composition<Policies>::has_basis) fresh->multiply_by(products_);
+    }
     Batch<Device>* batch = fresh ? fresh.get() : found->second.get();
     const std::size_t number = batch->add(device_, request, stream);
     if (fresh) batches_.emplace(key, std::move(fresh));
     return {batch, number};
+  }
+
+  std::shared_ptr<Products<Device>> make_products(Math math) const {
+    using Library = typename ProductsOf<Device>::type;
+    static_assert(
+        !std::is_same_v<Library, void>,
+        "apollo: the arithmetic of matrix products on a GPU needs #include <apollo/cuda/blas.hpp> before it is "
+        "chosen, and apollo::cuda_blas to be linked; see docs/cuda.md.");
+    return std::make_shared<Library>(device_, math);
   }
 
   template <class W>
@@ -578,6 +601,8 @@ class BasicOptimizer {
 
   Device device_;
   DeviceClock<Device> clock_;
+  std::shared_ptr<Products<Device>> products_;
+  bool asked_for_products_ = false;  ///< by math(), and not by a basis
   Groups groups_;
   std::vector<GroupInput> inputs_;
   double gradient_scale_ = 1;

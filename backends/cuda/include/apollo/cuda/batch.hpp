@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <apollo/cuda/allocation.hpp>
+#include <apollo/cuda/products.hpp>
 #include <apollo/cuda/table.hpp>
 #include <apollo/step/plan.hpp>
 #include <apollo/step/state_visitor.hpp>
@@ -44,6 +45,10 @@ enum class Pass {
   by_turn,
   by_rotation,
   by_residual,
+  by_product,
+  norms_along,
+  norms_across,
+  by_lift,
   count
 };
 inline constexpr int passes = static_cast<int>(Pass::count);
@@ -194,6 +199,9 @@ class Batch {
     tensors_.pop_back();
   }
 
+  /// Gives the tensors that are added from now on somebody who multiplies; null: nobody, kernels do.
+  void multiply_by(std::shared_ptr<Products<Device>> products) { products_ = std::move(products); }
+
   const Tensor<Device>& tensor(std::size_t number) const { return tensors_[number]; }
   std::size_t size() const { return tensors_.size(); }
   Progress progress(const Device& device, std::size_t number, Stream stream) const {
@@ -257,6 +265,7 @@ class Batch {
         reinterpret_cast<std::uintptr_t>(entry.weight) % 16 == 0 && runs_are_aligned(entry.length, entry.lines);
     return entry;
   }
+  Products<Device>* products() const { return products_.get(); }
 
   /// Whether every run begins at 16 bytes, if the tensor does: whatever its values are.
   static bool runs_are_aligned(Index length, Index lines) {
@@ -291,6 +300,7 @@ class Batch {
 
   std::vector<Tensor<Device>> tensors_;
   std::vector<Part> passes_[passes];
+  std::shared_ptr<Products<Device>> products_;
   Memory<Device> entries_, sums_, progress_, parts_;
   std::size_t on_device_ = 0;
   bool changed_ = false;

@@ -55,6 +55,12 @@ struct Composition {
 
   /// Whether there is something that lives in directions.
   static constexpr bool turns = Moments::buffers > 0 || Policies::factored;
+  /// P is numbers as they are, so R and lift(C) are matrix products ...
+  static constexpr bool multiplies = projected && !draws_signs && !packs && !Policies::factored_gradient;
+  /// ... and this one of them can be added to the weight as it is computed.
+  template <class W>
+  static constexpr bool lifts_in_place = lifted&& multiplies && !residual && std::is_same_v<W, float>;
+
   /// Whether this tensor's moments are turned to new directions at a refresh.
   static bool rotates(const Settings& settings) { return turns && settings.on_refresh == OnRefresh::rotate; }
 

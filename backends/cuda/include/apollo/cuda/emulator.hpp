@@ -188,6 +188,17 @@ class Emulator {
     else
       in_turn(body, blocks);
   }
+  /// The work of a library, in order with the kernels.
+  void call(std::function<void()> work) const {
+    {
+      const std::lock_guard<std::mutex> lock(memory_->mutex);
+      if (memory_->capturing) {
+        memory_->captured.push_back([work = std::move(work)](const Emulator&) { work(); });
+        return;
+      }
+    }
+    work();
+  }
   /// Names of the kernels launched so far, and how often any was.
   std::set<std::string> launched() const { return memory_->launched; }
   Index launches() const { return memory_->launches; }

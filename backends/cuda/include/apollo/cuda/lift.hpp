@@ -13,10 +13,12 @@ struct Lift {
       !Policies::Projection::random || is_drawn_as_matrix<typename Policies::Projection, true>();
   using Directions = DirectionsOf<Policies>;
   const Entry& entry;
+  const float* product = nullptr;  ///< C P, where it was multiplied before
 
   APOLLO_HD void operator()(const Run& run, int at, int left, float* sum) const {
     const Plan& plan = entry.setup.plan;
     if constexpr (dense) {
+      if (product != nullptr) return read<size>(product + run.value + at, entry.aligned, left, sum);
       if (entry.length >= storage_block) {  // then they lie in one line
         const bool aligned = entry.length % size == 0;
         for (int i = 0; i < size; ++i) sum[i] = 0;
@@ -66,20 +68,21 @@ struct ApplyLift {
     RoundingBytes random[rounds ? runs_at_once : 1];
   };
   Tables tables;
+  const float* product = nullptr;  ///< of the one tensor that is stepped, see Lift
 
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
     const Index part = tables.number(context.block());
-    if (progress.active == 0) return;
+    if (progress.active == 0 || (entry.by_products && product == nullptr)) return;  // the one is multiplied later
     in_turns<rounds>(context, progress, part, shared.random,
-                     [&](int turn, int t) { step(entry, progress, part, turn, t, shared); });
+                     [&](int turn, int t) { step(entry, progress, product, part, turn, t, shared); });
   }
 
  private:
-  APOLLO_HD static void step(const Entry& entry, const Progress& progress, Index part, int turn, int t,
-                             const Shared& shared) {
+  APOLLO_HD static void step(const Entry& entry, const Progress& progress, const float* product, Index part, int turn,
+                             int t, const Shared& shared) {
     constexpr int size = Values::size;
     const float before = progress.c.decay_before, after = progress.c.decay_after;
     const auto length = static_cast<float>(progress.c.step);
@@ -90,7 +93,7 @@ struct ApplyLift {
         const int left = min_of(size, run.count - at);
         auto* weight = static_cast<W*>(entry.weight) + run.value + at;
         float w[size], lifted[size];
-        Lift<Policies, size>{entry}(run, at, left, lifted);
+        Lift<Policies, size>{entry, product}(run, at, left, lifted);
         read<size>(weight, entry.aligned, left, w);
         for (int i = 0; i < size; ++i) lifted[i] *= length;
         if constexpr (residual) {

@@ -7,6 +7,7 @@
 #include <apollo/cuda/composition.hpp>
 #include <apollo/cuda/factored.hpp>
 #include <apollo/cuda/lift.hpp>
+#include <apollo/cuda/multiply.hpp>
 #include <apollo/cuda/residual.hpp>
 #include <apollo/cuda/rotate.hpp>
 
@@ -14,7 +15,7 @@ namespace apollo::cuda {
 
 constexpr Index up_to_16(Index bytes) { return (bytes + 15) / 16 * 16; }
 
-template <class Policies, class G>
+template <class Policies, class W, class G>
 class StepScratch {
   using Is = Composition<Policies>;
   using Projection = typename Policies::Projection;
@@ -36,8 +37,12 @@ class StepScratch {
       } else {
         if constexpr (Is::draws_numbers)
           parts[Pass::by_draw] = ceil_divide(plan.rank * plan.removed, DenseDraw<typename Projection::Sketch>::a_part);
-        parts[pass] = entry.along ? ProjectDenseAlong<G>::parts(plan) : ProjectDenseAcross<G>::parts(plan);
-        if (!entry.along) entry.parts = entry.norm_parts = ProjectDenseAcross<G>::parts_of_r(plan);
+        if (entry.by_products)
+          reserve_products(entry, parts);
+        else
+          parts[pass] = entry.along ? ProjectDenseAlong<G>::parts(plan) : ProjectDenseAcross<G>::parts(plan);
+        if (!entry.by_products && !entry.along)
+          entry.parts = entry.norm_parts = ProjectDenseAcross<G>::parts_of_r(plan);
       }
       parts[Pass::by_moment] = LowRankMoments<Policies>::parts(plan);
       if (Is::rotates(entry.setup.settings)) {
@@ -75,6 +80,20 @@ class StepScratch {
   }
 
  private:
+  /// What takes the place of the kernels that project and lift.
+  static void reserve_products(Entry& entry, PartCounts& parts) {
+    const Plan& plan = entry.setup.plan;
+    using Squares = GradientSquares<G>;
+    parts[Pass::by_product] = BeginProduct<G>::parts(plan);
+    if (entry.along) {
+      parts[Pass::norms_along] = AlongChannels<Squares>::parts(entry.lines);
+    } else {
+      parts[Pass::norms_across] = AcrossChannels<Squares>::parts(entry.lines, entry.length);
+      entry.norm_parts = AcrossChannels<Squares>::parts_of_norms(entry.lines);
+    }
+    if (Is::template lifts_in_place<W>) parts[Pass::by_lift] = 1;
+  }
+
   /// Gives every array of the scratch its place from `begin` on, or counts their bytes where that is null.
   template <class Device>
   static void carve(Tensor<Device>& tensor, std::byte* begin, Index& bytes) {
@@ -96,6 +115,9 @@ class StepScratch {
       } else {
         if constexpr (!Is::has_basis) take(entry.directions, plan.rank * plan.removed);
         take(entry.old_directions, Is::rotates(entry.setup.settings) ? plan.rank * plan.removed : 0);
+        take(entry.scalars, entry.by_products ? 1 : 0);
+        if (BeginProduct<G>::splits && entry.by_products)
+          take(entry.split_directions, entry.splits * plan.rank * plan.removed);
       }
       take(entry.q, Is::rotates(entry.setup.settings) ? plan.rank * plan.rank : 0);
       take(entry.r, entry.parts * plan.moment_size());

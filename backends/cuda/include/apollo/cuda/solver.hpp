@@ -5,13 +5,12 @@
 
 #if defined(__CUDACC__)
 
-#include <cublas_v2.h>
 #include <cusolverDn.h>
 
 #include <memory>
 #include <vector>
 
-#include <apollo/cuda.hpp>
+#include <apollo/cuda/blas.hpp>
 
 namespace apollo::cuda {
 

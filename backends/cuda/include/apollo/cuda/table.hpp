@@ -15,6 +15,8 @@ struct GroupInput {
   double gradient_factor = 1;
 };
 
+struct ProductScalars;
+
 /// One tensor. Written at registration, and where a tensor is bound to other memory.
 struct Entry {
   TensorSetup setup;
@@ -35,6 +37,8 @@ struct Entry {
 
   float* sum = nullptr;  ///< of gradients of micro-batches, from the first on: as R, or whole in the gradient's order
   bool of_sum = false;   ///< the gradient here is that sum; see Batch
+  bool by_products = false;  ///< R and lift(C) are taken by matrix products of the library
+  std::int32_t splits = 1;   ///< of which this many add up to R
 
   // Scratch of a step.
   float* directions = nullptr;      ///< P of a dense projection, rank x removed
@@ -44,6 +48,8 @@ struct Entry {
   float* old_directions = nullptr;  ///< where moments are turned at a refresh: P before it ...
   std::int32_t* old_map = nullptr;
   std::uint32_t* old_signs = nullptr;
+  bfloat16* split_directions = nullptr;  ///< P as `splits` bfloat16 matrices, the largest first
+  ProductScalars* scalars = nullptr;
   float* q = nullptr;         ///< ... and P_new P_old^T, rank x rank
   float* r = nullptr;         ///< `parts` times kept x rank: R is their sum
   float* n = nullptr;         ///< N where it is lifted, C then: kept x rank, or rank x kept where channels are adjacent

@@ -53,6 +53,14 @@ class TypedBatch final : public Batch<Device> {
         Check{request.name}.fail("shape " + text(request.shape) +
                                  " is a matrix; without a projection apollo::cuda keeps " +
                                  "its factored mean as float");
+    if constexpr (Is::multiplies) {
+      entry.by_products = this->products() != nullptr && plan.rank >= product_rank;
+      if (entry.by_products) {
+        if (BeginProduct<Given>::splits) entry.splits = splits_of(this->products()->math());
+        const bool aside = Is::lifted && !Is::template lifts_in_place<W>;
+        this->products()->reserve(aside ? entry.values() * static_cast<Index>(sizeof(float)) : 0, request.name);
+      }
+    }
 
     PartCounts parts;
     parts[Pass::by_tensor] = 1;
@@ -77,7 +85,7 @@ class TypedBatch final : public Batch<Device> {
       tensor.shared = Memory<Device>(device, size * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
       entry.shared = tensor.shared.template as<float>();
     }
-    StepScratch<Policies, Given>::reserve(device, request.name, tensor, parts);
+    StepScratch<Policies, W, Given>::reserve(device, request.name, tensor, parts);
     if constexpr (Is::by_block || Is::factors) device.clear(entry.shared, tensor.shared.bytes(), stream);
     if constexpr (Is::has_basis) {
       if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device, Is::packs>>(device);
@@ -317,6 +325,10 @@ class TypedBatch final : public Batch<Device> {
         sum_sides<G>(run);
       else
         project_densely<G>(run);
+      if constexpr (Is::multiplies) {
+        run(Pass::by_product, BeginProduct<G>{});
+        run.batch.template multiply_gradients<G>(run);
+      }
     }
   }
   template <class G, class Run>
@@ -359,10 +371,49 @@ class TypedBatch final : public Batch<Device> {
     }
     if constexpr (Is::lifted) {
       run(Pass::by_run, ApplyLift<Policies, W, G>{});
+      if constexpr (Is::template lifts_in_place<W>) run(Pass::by_lift, BeginLift{});
+      if constexpr (Is::multiplies) run.batch.template multiply_back<G>(run);
     } else {
       run(Pass::by_tensor, Finish<Policies>{});
       run(Pass::by_run, Apply<Policies, W, G>{});
     }
+  }
+
+  /// Calls body(entry, run) for every tensor whose products are the library's, run being for it alone.
+  template <class Body>
+  void for_products(const Launcher& run, const Body& body) const {
+    for (std::size_t i = 0; i < this->size(); ++i) {
+      if (run.scope.tensor != Scope::all && run.scope.tensor != i) continue;
+      const Entry entry = run.table == Table::sums ? this->entry_of_sum(i) : this->tensor(i).entry;
+      const bool steps = entry.gradient != nullptr || (sums_projections<Policies> && entry.sum != nullptr);
+      if (entry.by_products && steps) body(entry, Launcher{*this, run.device, {i}, run.stream, run.table});
+    }
+  }
+  /// R, and right behind it, while the gradient may be in the cache, the norms of its channels.
+  template <class G>
+  void multiply_gradients(const Launcher& run) const {
+    for_products(run, [&](const Entry& entry, const Launcher& one) {
+      if (entry.gradient == nullptr) return;
+      const int count = BeginProduct<G>::splits ? entry.splits : 1;
+      for (int number = 0; number < count; ++number)
+        this->products()->multiply(projection<G>(entry, number), run.stream);
+      one(Pass::norms_along, AlongChannels<GradientSquares<G>>{});
+      one(Pass::norms_across, AcrossChannels<GradientSquares<G>>{});
+    });
+  }
+  /// Updates lifted: into the weights, or through scratch that tensors share.
+  template <class G>
+  void multiply_back(const Launcher& run) const {
+    for_products(run, [&](const Entry& entry, const Launcher& one) {
+      const ProductScalars* by = entry.scalars;
+      if constexpr (Is::template lifts_in_place<W>) {
+        this->products()->multiply(lift(entry, static_cast<float*>(entry.weight), &by->lift, &by->keep), run.stream);
+      } else {
+        float* const product = this->products()->scratch();
+        this->products()->multiply(lift(entry, product, &by->one, &by->zero), run.stream);
+        one(Pass::by_run, ApplyLift<Policies, W, G>{{}, product});
+      }
+    });
   }
 
   // --- state ------------------------------------------------------------------------------------------------------------
