@@ -245,9 +245,9 @@ TEST_CASE(
   std::vector<Leaf> many(10, Leaf{43, 50});
   many.push_back({50, 43});
   using Half = Flora<MeanMoments<bfloat16>, StochasticWeights>;
-  const auto launches = [&](const std::vector<Leaf>& leaves, bool half) {
-    return (half ? run<Half, bfloat16, bfloat16>(leaves, options, 1, {}, Math::bf16)
-                 : run<Flora<>, float, float>(leaves, options, 1, {}, Math::bf16))
+  const auto launches = [&](const std::vector<Leaf>& tensors, bool half) {
+    return (half ? run<Half, bfloat16, bfloat16>(tensors, options, 1, {}, Math::bf16)
+                 : run<Flora<>, float, float>(tensors, options, 1, {}, Math::bf16))
         .launches_a_step;
   };
   CHECK(launches(many, false) - launches(few, false) == 9);  // norms
