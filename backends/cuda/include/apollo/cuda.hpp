@@ -487,7 +487,10 @@ class BasicOptimizer {
         !std::is_same_v<Library, void>,
         "apollo: the arithmetic of matrix products on a GPU needs #include <apollo/cuda/blas.hpp> before it is "
         "chosen, and apollo::cuda_blas to be linked; see docs/cuda.md.");
-    return std::make_shared<Library>(device_, math);
+    if constexpr (!std::is_same_v<Library, void>)
+      return std::make_shared<Library>(device_, math);
+    else
+      return nullptr;
   }
 
   template <class W>
