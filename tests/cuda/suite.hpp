@@ -127,6 +127,10 @@ std::vector<Outcome> run_members(const Device& device) {
   suite.template run<Flora<>, float, float>("Flora by normals, fp32", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
   suite.template run<Flora<RandomProjection<SparseSign>, MeanMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
       "Flora by sparse signs, all stochastic", {.lr = 0.01, .rank = 16, .update_proj_gap = 2});
+  suite.template run<Flora<RandomProjection<HadamardTransform>>, float, float>(
+      "Flora by a Hadamard transform, fp32", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
+  suite.template run<Apollo<RandomProjection<CosineTransform>>, float, float>("APOLLO by a cosine transform, fp32",
+                                                                              {.lr = 0.01, .rank = 6});
   suite.template run<FloraFactored<>, float, float>("Flora on factored moments, fp32",
                                                     {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
   suite.template run<FloraFactored<FactoredMeanMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(

@@ -56,6 +56,15 @@ TEST_CASE("Flora in fp32 is within 5e-7 of double precision, and its momentum is
       FloraOptions{.lr = 0.2, .rank = 11, .proj_type = apollo::ProjType::left});
 }
 
+TEST_CASE("subsampled transforms are the host's, and a projected gradient needs no moments") {
+  using Hadamard = RandomProjection<apollo::HadamardTransform>;
+  using Cosine = RandomProjection<apollo::CosineTransform>;
+  const FloraOptions options{.lr = 1, .rank = 7, .update_proj_gap = 2, .seed = 5};
+  check_fp32<Flora<Hadamard>, Flora<Hadamard, double>>(options, 3);
+  check_fp32<StructuredOptimizer<Cosine>, StructuredOptimizer<Cosine, double>>(
+      StructuredOptions{.lr = 1, .rank = 7, .update_proj_gap = 2, .seed = 5}, 3);
+}
+
 TEST_CASE("Adam's moments in a random projection, lifted, and turned under APOLLO's norms") {
   const StructuredOptions options{.lr = 0.02, .rank = 8, .update_proj_gap = 2, .on_refresh = OnRefresh::rotate};
   check_fp32<StructuredOptimizer<RandomProjection<Gaussian>, AdamMoments<>>,

@@ -71,6 +71,51 @@ TEST_CASE("every kernel is emulated, and there is one entry that runs them all")
   CHECK(launched == kernels);
 }
 
+namespace {
+
+using namespace apollo;
+
+/// Whether kernels step it; what they do not step is refused here, with the reason that users would see.
+template <class Projection, class Granularity, class... Moments>
+constexpr bool stepped() {
+  const auto one = []<class M>() {
+    using Policies = PolicySet<Projection, Granularity, M, NormGrowthLimiter, StochasticWeights>;
+    using Is = cuda::Composition<Policies>;
+    return Policies::one_pass || Is::projected || Is::by_channel || Is::dense_factors;
+  };
+  return (one.template operator()<Moments>() && ...);
+}
+template <class Projection>
+constexpr bool projections_are_stepped() {
+  using Half = AdamMoments<bfloat16>;
+  return stepped<Projection, ElementScaling, NoMoments, MomentumMoments<>, MeanMoments<>, Half, AdafactorMoments>() &&
+         stepped<Projection, ChannelScaling, NoMoments, MomentumMoments<>, MeanMoments<>, Half>() &&
+         stepped<Projection, TensorScaling, NoMoments, MomentumMoments<>, MeanMoments<>, Half>();
+}
+template <class... Sketches>
+constexpr bool sketches_are_stepped() {
+  return (projections_are_stepped<RandomProjection<Sketches>>() && ...);
+}
+template <class... Sketches>
+constexpr bool scaled_sketches_are_stepped() {
+  return (stepped<RandomProjection<Sketches>, ElementScaling, FactoredMeanMoments<>>() && ...);
+}
+
+// What docs/cuda.md says is stepped, of all that PolicySet accepts.
+static_assert(sketches_are_stepped<Gaussian, Rademacher, SparseSign, HadamardTransform, CosineTransform>());
+static_assert(scaled_sketches_are_stepped<Gaussian, Rademacher, HadamardTransform, CosineTransform>());
+static_assert(projections_are_stepped<SvdProjection>() && projections_are_stepped<Int4SvdProjection>());
+static_assert(stepped<SvdProjection, ResidualScaling, AdamMoments<>, AdamMoments<bfloat16>>());
+static_assert(stepped<IdentityProjection, ElementScaling, NoMoments, MomentumMoments<>, MeanMoments<>, AdamMoments<>,
+                      BlockAdamMoments<>, AdafactorMoments, FactoredMeanMoments<>>());
+static_assert(stepped<IdentityProjection, ElementScaling, AdamMoments<bfloat16>, BlockAdamMoments<bfloat16>>());
+static_assert(
+    stepped<IdentityProjection, ChannelScaling, NoMoments, MomentumMoments<>, MeanMoments<>, AdamMoments<>>() &&
+    stepped<IdentityProjection, TensorScaling, NoMoments, MomentumMoments<>, MeanMoments<>, AdamMoments<>>() &&
+    stepped<IdentityProjection, NormalizedScaling, NoMoments, MomentumMoments<>, MeanMoments<>>());
+
+}  // namespace
+
 TEST_CASE("normals of one Philox block are those of the batches") {
   const apollo::RandomStream stream{7, 9, apollo::Stream::projection, 3};
   std::vector<float> batch(4096), single(4096);

@@ -2,7 +2,6 @@
 // The projection axis: which r directions of the removed side the moments see. R = X P^T, P is r x S (L kept, S removed).
 #pragma once
 
-#include <bit>
 #include <type_traits>
 
 #include <apollo/random/normal.hpp>
@@ -203,12 +202,52 @@ struct Frequency {
   std::uint64_t number = 0;
   double weight = 0;
 
-  Frequency(RandomStream stream, Index k, Index rank, Index n) {
+  APOLLO_HD Frequency(RandomStream stream, Index k, Index rank, Index n) {
     stream.stream = Stream::hash;
     const Index begin = k * n / rank, part = (k + 1) * n / rank - begin;
     const std::uint64_t random = stream.word(static_cast<std::uint64_t>(k));
     number = static_cast<std::uint64_t>(begin) + ((static_cast<std::uint64_t>(part) * random) >> 32);
     weight = __builtin_sqrt(static_cast<double>(part));
+  }
+};
+
+/// Direction k of a subsampled Hadamard transform, but for the signs of its inputs: entries of one size, some of them negative.
+struct HadamardDirection {
+  Frequency frequency;
+  double size = 0;
+
+  APOLLO_HD HadamardDirection(const RandomStream& stream, Index k, Index rank, Index removed)
+      : frequency(stream, k, rank, transform_size(removed)) {
+    size = frequency.weight / __builtin_sqrt(static_cast<double>(transform_size(removed)));
+  }
+  /// Whether an odd number of the frequency's bits are set in s.
+  APOLLO_HD bool negative(Index s) const {
+    std::uint64_t bits = frequency.number & static_cast<std::uint64_t>(s);
+    for (int half = 32; half > 0; half /= 2) bits ^= bits >> half;
+    return (bits & 1u) != 0;
+  }
+
+ private:
+  APOLLO_HD static Index transform_size(Index removed) {
+    Index power = 1;
+    while (power < removed) power *= 2;
+    return power;
+  }
+};
+
+/// Direction k of a subsampled cosine transform likewise: `size` times cosines of turns, of which 2^32 are a circle.
+struct CosineDirection {
+  Frequency frequency;
+  double size = 0;
+  std::uint64_t circle = 0;  ///< cos(pi f (2 s + 1) / (2 S)) is that of one of 4 S points on a circle
+
+  APOLLO_HD CosineDirection(const RandomStream& stream, Index k, Index rank, Index removed)
+      : frequency(stream, k, rank, removed), circle(4 * static_cast<std::uint64_t>(removed)) {
+    size = frequency.weight * __builtin_sqrt((frequency.number == 0 ? 1.0 : 2.0) / static_cast<double>(removed));
+  }
+  APOLLO_HD std::uint32_t turn(Index s) const {
+    const std::uint64_t point = frequency.number * (2 * static_cast<std::uint64_t>(s) + 1) % circle;
+    return static_cast<std::uint32_t>((point << 32) / circle);
   }
 };
 
@@ -227,15 +266,10 @@ inline void for_signs(RandomStream stream, Index first, Index count, Body&& body
 template <class T>
 inline void draw(HadamardTransform, const RandomStream& stream, Index rank, Index removed, Index first, Index count,
                  T* rows) {
-  const auto n = static_cast<Index>(std::bit_ceil(static_cast<std::uint64_t>(removed)));
-  const double norm = __builtin_sqrt(static_cast<double>(n));
   for (Index k = 0; k < rank; ++k) {
-    const Frequency frequency(stream, k, rank, n);
-    const auto entry = static_cast<T>(frequency.weight / norm);
-    for (Index i = 0; i < count; ++i) {
-      const bool odd = (std::popcount(frequency.number & static_cast<std::uint64_t>(first + i)) & 1) != 0;
-      rows[i * rank + k] = odd ? -entry : entry;
-    }
+    const HadamardDirection direction(stream, k, rank, removed);
+    const auto entry = static_cast<T>(direction.size);
+    for (Index i = 0; i < count; ++i) rows[i * rank + k] = direction.negative(first + i) ? -entry : entry;
   }
   for_signs(stream, first, count, [&](Index i, bool negative) {
     if (negative)
@@ -246,20 +280,14 @@ inline void draw(HadamardTransform, const RandomStream& stream, Index rank, Inde
 template <class T>
 inline void draw(CosineTransform, const RandomStream& stream, Index rank, Index removed, Index first, Index count,
                  T* rows) {
-  // cos(pi f (2 s + 1) / (2 S)) is that of one of 4 S points on a circle.
-  const auto circle = 4 * static_cast<std::uint64_t>(removed);
   for (Index k = 0; k < rank; ++k) {
-    const Frequency frequency(stream, k, rank, removed);
-    const double norm = __builtin_sqrt((frequency.number == 0 ? 1.0 : 2.0) / static_cast<double>(removed));
-    const auto entry = static_cast<T>(frequency.weight * norm);
+    const CosineDirection direction(stream, k, rank, removed);
+    const auto entry = static_cast<T>(direction.size);
     std::uint32_t turn[64];
     float cosine[64];
     for (Index done = 0; done < count; done += 64) {
       const int take = static_cast<int>(count - done < 64 ? count - done : 64);
-      for (int i = 0; i < take; ++i) {
-        const auto s = static_cast<std::uint64_t>(first + done + i);
-        turn[i] = static_cast<std::uint32_t>((frequency.number * (2 * s + 1) % circle << 32) / circle);
-      }
+      for (int i = 0; i < take; ++i) turn[i] = direction.turn(first + done + i);
       fill_cosines(turn, take, cosine);
       for (int i = 0; i < take; ++i) rows[(done + i) * rank + k] = entry * static_cast<T>(cosine[i]);
     }

@@ -48,7 +48,9 @@ struct Composition {
   static constexpr bool draws_numbers = [] {
     if constexpr (is_drawn_as_matrix<Projection, Projection::projects>())
       return std::is_same_v<typename Projection::Sketch, Gaussian> ||
-             std::is_same_v<typename Projection::Sketch, Rademacher>;
+             std::is_same_v<typename Projection::Sketch, Rademacher> ||
+             std::is_same_v<typename Projection::Sketch, HadamardTransform> ||
+             std::is_same_v<typename Projection::Sketch, CosineTransform>;
     else
       return false;
   }();
@@ -69,10 +71,10 @@ struct Composition {
   static_assert(!unprojected || Moments::buffers == 0 || std::is_same_v<Stored, float>,
                 "apollo: apollo::cuda keeps moments of structured updates without a projection as float; see "
                 "docs/cuda.md.");
-  static_assert(
-      !projected || draws_signs || draws_numbers || has_basis,
-      "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher, SvdProjection and Int4SvdProjection; see "
-      "docs/cuda.md.");
+  static_assert(!projected || draws_signs || draws_numbers || has_basis,
+                "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher, HadamardTransform, "
+                "CosineTransform, SvdProjection and Int4SvdProjection; see "
+                "docs/cuda.md.");
   static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
                 "apollo: apollo::cuda keeps moments as float or apollo::bfloat16; see docs/cuda.md.");
   static_assert(!Policies::Weights::keeps_remainder, "apollo: apollo::cuda has no SplitWeights; see docs/cuda.md.");

@@ -34,14 +34,29 @@ constexpr Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
 
 // --- dense ----------------------------------------------------------------------------------------------------------------
 
-/// Draws part `part` of P of a dense sketch, row k being direction k. Four numbers a thread.
+/// Draws part `part` of P of a dense sketch, row k being direction k. Four numbers a thread: as they follow each other in the
+/// stream or, of subsampled transforms, of one direction.
 template <class Sketch>
 struct DenseDraw {
   static constexpr Index a_part = 4 * threads;
+  static constexpr bool transforms =
+      std::is_same_v<Sketch, HadamardTransform> || std::is_same_v<Sketch, CosineTransform>;
+
+  static Index parts(const Plan& plan) {
+    return transforms ? ceil_divide(plan.rank * ceil_divide(plan.removed, 4), threads)
+                      : ceil_divide(plan.rank * plan.removed, a_part);
+  }
 
   APOLLO_HD static void run(const Plan& plan, const RandomStream& stream, Index part, int t, float* directions) {
+    if constexpr (transforms)
+      transform(plan, stream, part * threads + t, directions);
+    else
+      follow(plan, stream, part * a_part + 4 * t, directions);
+  }
+
+ private:
+  APOLLO_HD static void follow(const Plan& plan, const RandomStream& stream, Index first, float* directions) {
     const float spread = normal::divide(1.0f, static_cast<float>(__builtin_sqrt(static_cast<double>(plan.rank))));
-    const Index first = part * a_part + 4 * t;
     float four[4];
     if (first >= plan.rank * plan.removed) return;
     draw(Sketch{}, stream, static_cast<std::uint64_t>(first), four);
@@ -50,13 +65,38 @@ struct DenseDraw {
       if (s < plan.removed) directions[k * plan.removed + s] = spread * four[i];
     }
   }
-
- private:
   APOLLO_HD static void draw(Gaussian, const RandomStream& stream, std::uint64_t first, float* four) {
     normal::one_block(stream, first >> 2, four);
   }
   APOLLO_HD static void draw(Rademacher, const RandomStream& stream, std::uint64_t first, float* four) {
     for (int i = 0; i < 4; ++i) four[i] = stream.bit(first + static_cast<std::uint64_t>(i)) ? -1.0f : 1.0f;
+  }
+
+  APOLLO_HD static void transform(const Plan& plan, RandomStream stream, Index quad, float* directions) {
+    const Index quads = (plan.removed + 3) / 4, k = quad / quads, first = 4 * (quad - k * quads);
+    if (k >= plan.rank) return;
+    float four[4];
+    entries(Sketch{}, stream, plan, k, first, four);
+    stream.stream = Stream::signs;
+    const std::uint32_t signs = stream.word(static_cast<std::uint64_t>(first) >> 5) >> (first & 31);
+    for (int i = 0; i < 4 && first + i < plan.removed; ++i)
+      directions[k * plan.removed + first + i] = ((signs >> i) & 1u) != 0 ? -four[i] : four[i];
+  }
+  APOLLO_HD static void entries(HadamardTransform, const RandomStream& stream, const Plan& plan, Index k, Index first,
+                                float* four) {
+    const HadamardDirection direction(stream, k, plan.rank, plan.removed);
+    const auto entry = static_cast<float>(direction.size);
+    for (int i = 0; i < 4; ++i) four[i] = direction.negative(first + i) ? -entry : entry;
+  }
+  APOLLO_HD static void entries(CosineTransform, const RandomStream& stream, const Plan& plan, Index k, Index first,
+                                float* four) {
+    const CosineDirection direction(stream, k, plan.rank, plan.removed);
+    const auto entry = static_cast<float>(direction.size);
+    for (int i = 0; i < 4; ++i) {
+      float cosine = 0, sine = 0;
+      normal::cos_sin(direction.turn(first + i), cosine, sine, true);
+      four[i] = entry * cosine;
+    }
   }
 };
 

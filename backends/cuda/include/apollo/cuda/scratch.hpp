@@ -35,8 +35,7 @@ class StepScratch {
         parts[pass] = entry.along ? ProjectSparseAlong<G>::parts(plan) : ProjectSparseAcross<G>::parts(plan);
         if (!entry.along) entry.norm_parts = ProjectSparseAcross<G>::parts_of_norms(plan);
       } else {
-        if constexpr (Is::draws_numbers)
-          parts[Pass::by_draw] = ceil_divide(plan.rank * plan.removed, DenseDraw<typename Projection::Sketch>::a_part);
+        if constexpr (Is::draws_numbers) parts[Pass::by_draw] = DenseDraw<typename Projection::Sketch>::parts(plan);
         if (entry.by_products)
           reserve_products(entry, parts);
         else
