@@ -12,9 +12,9 @@ namespace apollo::cuda {
 /// Base (Gpu, Emulator) in everything but memory, which comes from a resource of the caller's: any object with
 ///     pointer allocate(std::size_t bytes, std::size_t alignment)
 ///     void deallocate(pointer, std::size_t bytes, std::size_t alignment)
-/// as std::pmr, Thrust, libcu++ and RMM have them; a pointer may be a class with get(), as Thrust's is. The resource outlives all
-/// optimizers on this device and their copies of it. It is called when tensors and groups are added, tables are prepared and an
-/// optimizer ends, never by a step, with the device as the current one.
+/// as std::pmr's and Thrust's resources have them; a pointer may be a class with get(), as Thrust's is. The resource outlives the
+/// optimizers on this device. It is called when groups and tensors are added, when tables are prepared and when an optimizer
+/// ends, never by steps beside that, and always with the device as the current one.
 ///
 /// Errors: a null pointer and std::bad_alloc are too little memory, which is reported as the device's own is; whatever else it
 /// throws passes through. deallocate must not throw.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Views of device memory as programs in CUDA hold it: thrust::device_vector and universal_vector, thrust::device_ptr, RMM's
-// device_uvector, values of __nv_bfloat16. Nothing of theirs is included: a vector is whatever has data() and size(), and Thrust's
-// pointers have get().
+// Views of device memory as programs in CUDA hold it: thrust::device_vector and universal_vector, thrust::device_ptr, values of
+// __nv_bfloat16. Nothing of theirs is included: a vector is whatever has data() and size() and no shape, and Thrust's pointers have
+// get().
 #pragma once
 
 #include <concepts>
