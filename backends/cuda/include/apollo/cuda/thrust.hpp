@@ -22,6 +22,7 @@ concept FancyPointer = requires(const P& pointer) {
   typename P::raw_pointer;
   { pointer.get() } -> std::same_as<typename P::raw_pointer>;
 };
+/// Raw, or one of Thrust's.
 template <class P>
 concept Pointer = std::is_pointer_v<P> || FancyPointer<P>;
 
