@@ -11,6 +11,7 @@ namespace {
 
 /// Memory of the emulated device, exported as a framework exports its own.
 struct World {
+  static constexpr apollo::Index bytes = 24 * sizeof(float);
   apollo::cuda::EmulatedOptimizer optimizer;
   decltype(optimizer.add_group(apollo::SgdOptions{})) group = optimizer.add_group(apollo::SgdOptions{.lr = 1});
   float* w = filled(optimizer.device(), 3);
@@ -19,13 +20,13 @@ struct World {
 
   static float* filled(const apollo::cuda::Emulator& device, float value) {
     const std::vector<float> values(24, value);
-    void* memory = device.allocate(24 * sizeof(float));
-    device.write(memory, values.data(), 24 * sizeof(float), {});
+    void* memory = device.allocate(bytes);
+    device.write(memory, values.data(), bytes, {});
     return static_cast<float*>(memory);
   }
   ~World() {
-    optimizer.device().release(w);
-    optimizer.device().release(g);
+    optimizer.device().release(w, bytes);
+    optimizer.device().release(g, bytes);
   }
   std::string add(apollo::Unfold how = apollo::Unfold::none) {
     return refusal([&] { dl::add(optimizer, group, "layer", weight.tensor, gradient.tensor, how); });

@@ -244,6 +244,33 @@ TEST_CASE("keys, types and shapes are those that are documented") {
     }
 }
 
+TEST_CASE_TEMPLATE("rows of an array in any order are copied into a buffer and back", T, std::uint8_t, std::uint16_t,
+                   float, double) {
+  constexpr Index all_rows = 150, first = 7, count = 141, cols = 133;  // squares of every size, and edges
+  const auto value = [](Index i, Index j) { return static_cast<T>((i * cols + j) % 251 + i / 50); };
+  for (const bool by_columns : {true, false}) {
+    CAPTURE(by_columns);
+    const Index down = by_columns ? 1 : 2, across = by_columns ? all_rows + 3 : 2 * all_rows + 1;
+    std::vector<T> array(static_cast<std::size_t>(cols * across), T(99)), copy(static_cast<std::size_t>(count * cols));
+    const auto view = apollo::strided(array.data(), all_rows, cols, down, across);
+    for (Index i = 0; i < all_rows; ++i)
+      for (Index j = 0; j < cols; ++j) view(i, j) = value(i, j);
+    const std::vector<T> before = array;
+    const apollo::AnyView any{array.data(), "", all_rows, cols, down, across};
+    const auto bytes = reinterpret_cast<std::byte*>(copy.data());
+    apollo::checkpoint::copy_rows<sizeof(T)>(any, first, count, bytes, false);
+    Index wrong = 0;
+    for (Index i = 0; i < count; ++i)
+      for (Index j = 0; j < cols; ++j)
+        wrong += copy[static_cast<std::size_t>(i * cols + j)] == value(first + i, j) ? 0 : 1;
+    CHECK(wrong == 0);
+    for (Index i = first; i < first + count; ++i)
+      for (Index j = 0; j < cols; ++j) view(i, j) = T(0);
+    apollo::checkpoint::copy_rows<sizeof(T)>(any, first, count, bytes, true);
+    CHECK(array == before);  // what lies beside the rows too
+  }
+}
+
 TEST_CASE("what row-major weights saved, column-major ones load") {
   const Path path("layout.safetensors"), again("layout_again.safetensors");
   for_each_member([&](const char* what, auto tag, const auto& options) {

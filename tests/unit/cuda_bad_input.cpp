@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What apollo::cuda refuses, before anything is changed, and with which words.
+#include <memory_resource>
+
+#include <apollo/cuda/resource.hpp>
+
 #include "cuda_model.hpp"
 
 using namespace emulated;
@@ -18,6 +22,52 @@ struct Bench {
   std::string add(const W& weight, const G& gradient, const char* name = "layer") {
     return refusal([&] { optimizer.add(group, name, weight, gradient); });
   }
+};
+
+/// What was asked of a pool and of the device whose memory it is.
+struct Ledger {
+  std::map<void*, std::size_t> blocks;
+  Index used = 0, limit = Index{1} << 40;
+  int requests = 0, wrong_sizes = 0, returned_in_use = 0;
+  bool waited = false;
+};
+
+/// A device on which kernels may still run until it is waited for.
+class BusyDevice : public Emulator {
+ public:
+  explicit BusyDevice(Ledger& ledger) : ledger_(&ledger) {}
+  void finish() const noexcept { ledger_->waited = true; }
+
+ private:
+  Ledger* ledger_;
+};
+
+/// Somebody's pool.
+class Pool final : public std::pmr::memory_resource {
+ public:
+  explicit Pool(Ledger& ledger) : ledger_(ledger) {}
+
+ private:
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    ++ledger_.requests;
+    if (ledger_.used + static_cast<Index>(bytes) > ledger_.limit) throw std::bad_alloc();
+    void* block = ::operator new (bytes, std::align_val_t{alignment});
+    ledger_.blocks[block] = bytes;
+    ledger_.used += static_cast<Index>(bytes);
+    return block;
+  }
+  void do_deallocate(void* block, std::size_t bytes, std::size_t alignment) override {
+    if (!ledger_.waited) ++ledger_.returned_in_use;
+    ledger_.waited = false;
+    const auto found = ledger_.blocks.find(block);
+    if (found == ledger_.blocks.end() || found->second != bytes) return void(++ledger_.wrong_sizes);
+    ledger_.blocks.erase(found);
+    ledger_.used -= static_cast<Index>(bytes);
+    ::operator delete (block, std::align_val_t{alignment});
+  }
+  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
+
+  Ledger& ledger_;
 };
 
 }  // namespace
@@ -61,11 +111,12 @@ TEST_CASE("shapes, orders, gaps and names") {
 TEST_CASE("a group that does not fit leaves the optimizer as it was") {
   EmulatedOptimizer optimizer{Emulator({.bytes = 1000})};
   const auto group = optimizer.add_group(apollo::AdamWOptions{.lr = 0.5});
-  void* const rest = optimizer.device().allocate(1000 - optimizer.device().used());
+  const Index left = 1000 - optimizer.device().used();
+  void* const rest = optimizer.device().allocate(left);
   REQUIRE(rest != nullptr);
   CHECK(mentions(refusal<std::runtime_error>([&] { (void)optimizer.add_group(apollo::AdamWOptions{}); }),
                  {"group", "emulated device"}));
-  optimizer.device().release(rest);
+  optimizer.device().release(rest, left);
   const auto second = optimizer.add_group(apollo::AdamWOptions{.lr = 0.25});
   CHECK(second.index == group.index + 1);
   optimizer.gradient_scale(2);
@@ -101,4 +152,36 @@ TEST_CASE("too little memory at registration names the tensor and leaves the oth
   optimizer.step();
   CHECK(optimizer.status("small").steps == 1);
   CHECK(mentions(refusal([&] { (void)optimizer.status("large"); }), {"'large'"}));
+}
+
+TEST_CASE("memory of a caller's resource is asked for at registration and given back once the device is done") {
+  Ledger ledger;
+  Pool pool(ledger);
+  const BusyDevice busy(ledger);
+  const apollo::cuda::ResourceDevice device(busy, pool);
+  static_assert(
+      std::is_same_v<apollo::cuda::AlgebraOf<std::remove_const_t<decltype(device)>>::type, apollo::cuda::PlainAlgebra>);
+  Array<float> w(busy, Matrix(40, 50, 1.0)), g(busy, Matrix(40, 50, 0.5));
+  const Index used = busy.used();
+  {
+    apollo::cuda::BasicOptimizer optimizer(device);
+    const auto group = optimizer.add_group(apollo::AdamWOptions{});
+    optimizer.add(group, "first", w.view(), g.view());
+    optimizer.step();
+    CHECK(optimizer.status("first").steps == 1);
+    CHECK(ledger.used == optimizer.state_bytes() + optimizer.workspace_bytes());
+    CHECK(busy.used() == used);
+    const int requests = ledger.requests;
+    optimizer.step();
+    CHECK(ledger.requests == requests);
+
+    const Index taken = ledger.used;
+    ledger.limit = taken + 15000;
+    const std::string text = refusal<std::runtime_error>([&] { optimizer.add(group, "second", w.view(), g.view()); });
+    CHECK(mentions(text, {"'second'", "16000 bytes", "optimizer state", "nothing was changed"}));
+    CHECK(ledger.used == taken);
+  }
+  CHECK(ledger.blocks.empty());
+  CHECK(ledger.wrong_sizes == 0);
+  CHECK(ledger.returned_in_use == 0);
 }

@@ -10,6 +10,7 @@
 #include <apollo/optimizer/file.hpp>
 #include <apollo/optimizer/optimizer.hpp>
 #include <apollo/optimizer/safetensors.hpp>
+#include <apollo/optimizer/transpose.hpp>
 
 namespace apollo {
 
@@ -95,44 +96,18 @@ safetensors::Metadata metadata(const Parameters& parameters, std::int64_t tick) 
   return entries;
 }
 
-/// Copies `count` rows of an array, from `first` on, into a buffer, or back. Squares of 16 x 16 turn whatever order the array has
-/// into that of rows: of each line of the cache all is used at once.
-template <std::size_t Size>
-void copy_rows(const AnyView& v, Index first, Index count, std::byte* buffer, bool store) {
-  constexpr Index side = 16;
-  std::byte square[side * side * Size];
-  auto* base = static_cast<std::byte*>(const_cast<void*>(v.data));
-  constexpr auto size = static_cast<Index>(Size);
-  for (Index i0 = 0; i0 < count; i0 += side)
-    for (Index j0 = 0; j0 < v.cols; j0 += side) {
-      const Index rows = count - i0 < side ? count - i0 : side, cols = v.cols - j0 < side ? v.cols - j0 : side;
-      const auto in_array = [&] {
-        for (Index j = 0; j < cols; ++j) {
-          std::byte* element = base + ((first + i0) * v.row_stride + (j0 + j) * v.col_stride) * size;
-          for (Index i = 0; i < rows; ++i, element += v.row_stride * size) {
-            std::byte* slot = square + (i * side + j) * size;
-            std::memcpy(store ? element : slot, store ? slot : element, Size);
-          }
-        }
-      };
-      if (!store) in_array();
-      for (Index i = 0; i < rows; ++i) {
-        std::byte* line = buffer + ((i0 + i) * v.cols + j0) * size;
-        std::byte* slot = square + i * side * size;
-        std::memcpy(store ? slot : line, store ? line : slot, static_cast<std::size_t>(cols) * Size);
-      }
-      if (store) in_array();
-    }
-}
-
 inline bool adjacent(const AnyView& v) {
   return (v.cols == 1 || v.col_stride == 1) && (v.rows == 1 || v.row_stride == v.cols);
 }
 
-/// Rows that go through the buffer at a time: 4 MiB of them.
+/// Rows that go through the buffer at a time: 1 MiB of them, which stays in the cache, or as many as are turned at a time, up to
+/// 4 MiB.
 inline Index rows_at_once(const Item& item) {
-  const Index rows = (Index{1} << 22) / (item.view.cols * item.element_bytes + 1);
-  return rows >= item.view.rows ? item.view.rows : rows < 1 ? 1 : rows >= 16 ? rows / 16 * 16 : rows;
+  constexpr Index side = 64;  // a multiple of every turned_side
+  const Index row_bytes = item.view.cols * item.element_bytes + 1;
+  const Index near = (Index{1} << 20) / row_bytes / side * side, most = (Index{1} << 22) / row_bytes;
+  const Index rows = near > 0 ? near : most < 1 ? 1 : most < side ? most : side;
+  return rows >= item.view.rows ? item.view.rows : rows;
 }
 
 /// A buffer for whichever of the arrays needs the largest one.
@@ -429,7 +404,7 @@ void save(const BasicOptimizer<Backend>& optimizer, const std::string& path) {
 /// byte is read before anything changes; all mismatches are reported in one error. Resuming is exact to the bit.
 /// Arrays are then copied from the system's cache of the file into the state. Where that cannot be mapped they are read once more,
 /// and if the disk fails then, the optimizer refuses to step and to be saved until a load succeeds.
-/// Peak memory: the header, and 4 MiB where arrays do not lie row by row.
+/// Peak memory: the header, and up to 4 MiB where arrays do not lie row by row.
 template <class Backend>
 void load(BasicOptimizer<Backend>& optimizer, const std::string& path) {
   checkpoint::check_load(optimizer);

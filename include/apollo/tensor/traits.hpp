@@ -134,6 +134,13 @@ constexpr bool is_matrix([[maybe_unused]] const Tensor& tensor) {
   return true;
 }
 
+/// A flat container of `size` elements seen as a matrix must have as many as it.
+constexpr void check_size(Index size, Shape shape) {
+  if (size != shape.rows * shape.cols)
+    refuse("a container of " + text(size) + " elements cannot be a " + text(shape) + " matrix of " +
+           text(shape.rows * shape.cols));
+}
+
 }  // namespace adapter
 
 /// The view of any tensor that has an adapter. Exactly one plain-English error where there is none.
@@ -172,9 +179,7 @@ constexpr auto constant_view_of(const Tensor& tensor) {
 template <class Container>
   requires(adapter::Contiguous<std::remove_cvref_t<Container>>)
 constexpr auto row_major(Container&& container, Index rows, Index cols) {
-  if (static_cast<Index>(container.size()) != rows * cols)
-    refuse("a container of " + text(static_cast<Index>(container.size())) + " elements cannot be a " +
-           text(Shape{rows, cols}) + " matrix of " + text(rows * cols));
+  adapter::check_size(static_cast<Index>(container.size()), {rows, cols});
   return row_major(container.data(), rows, cols);
 }
 

@@ -9,6 +9,7 @@
 // Products may be enqueued; symmetric_eigen may wait for the stream.
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include <apollo/cuda/emulator.hpp>
@@ -39,7 +40,7 @@ class PlainAlgebra {
     };
     if (!add) return plain::product(view(a), view(b), view(c));
     std::vector<double> sum(static_cast<std::size_t>(c.rows * c.cols));
-    plain::product(view(a), view(b), row_major(sum.data(), c.rows, c.cols));
+    plain::product(view(a), view(b), apollo::row_major(sum.data(), c.rows, c.cols));
     for (Index i = 0; i < c.rows; ++i)
       for (Index j = 0; j < c.cols; ++j) view(c)(i, j) += sum[static_cast<std::size_t>(i * c.cols + j)];
   }
@@ -58,8 +59,9 @@ template <class Device>
 struct AlgebraOf {
   using type = void;
 };
-template <>
-struct AlgebraOf<Emulator> {
+template <class Device>
+  requires(std::is_base_of_v<Emulator, Device>)
+struct AlgebraOf<Device> {
   using type = PlainAlgebra;
 };
 

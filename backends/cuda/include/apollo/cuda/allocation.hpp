@@ -32,7 +32,7 @@ class Memory {
     return *this;
   }
   ~Memory() {
-    if (data_ != nullptr) device_->release(data_);
+    if (data_ != nullptr) device_->release(data_, bytes_);
   }
 
   Index bytes() const { return bytes_; }

@@ -53,9 +53,15 @@ class Gpu {
     (void)cudaGetLastError();  // out of memory is no state that later calls should find
     return nullptr;
   }
-  void release(void* block) const noexcept {
-    const Selected here(device_);  // nobody to tell
+  /// Waits for the kernels that use it, as cudaFree does. `bytes` is what was asked for.
+  void release(void* block, Index /*bytes*/) const noexcept {
+    const auto here = try_select();  // nobody to tell
     cudaFree(block);
+  }
+  /// Waits for everything that this device was given, on all streams; what the runtime reports is lost.
+  void finish() const noexcept {
+    const auto here = try_select();
+    (void)cudaDeviceSynchronize();
   }
   void clear(void* to, Index bytes, Stream stream) const {
     const Selected here(*this);
@@ -119,8 +125,9 @@ class Gpu {
   class Selected;
 
  public:
-  /// Makes it the current device for as long as the result lives.
+  /// Makes it the current device for as long as the result lives; errors are those of the runtime, or lost.
   Selected select() const;
+  Selected try_select() const noexcept;
 
  private:
   /// Makes a device the current one, and gives the caller his own back.
@@ -161,6 +168,7 @@ class Gpu {
 };
 
 inline Gpu::Selected Gpu::select() const { return Selected(*this); }
+inline Gpu::Selected Gpu::try_select() const noexcept { return Selected(device_); }
 
 }  // namespace apollo::cuda
 

@@ -120,7 +120,7 @@ class Emulator {
     memory_->sizes[block] = bytes;
     return block;
   }
-  void release(void* block) const noexcept {
+  void release(void* block, Index /*bytes*/) const noexcept {
     if (block == nullptr) return;
     const std::lock_guard<std::mutex> lock(memory_->mutex);
     const auto found = memory_->sizes.find(block);
@@ -143,6 +143,11 @@ class Emulator {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
   void wait(Stream) const { refuse_captured("waiting"); }
+  void finish() const noexcept {}  // kernels are done when launch() returns
+  /// There is no current device to be another one.
+  struct Selected {};
+  Selected select() const { return {}; }
+  Selected try_select() const noexcept { return {}; }
   std::string name() const { return "emulated device"; }
 
   /// Why memory cannot be stepped here; empty where it can. It must come from allocate().

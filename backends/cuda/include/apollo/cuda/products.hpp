@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -83,12 +84,13 @@ class Products {
 
 /// On the processor, in plain loops: factors rounded as the arithmetic has it, sums in fp32 and in order. What does not fit in TF32
 /// is dropped, not rounded: no device does worse.
-class PlainProducts final : public Products<Emulator> {
+template <class Device = Emulator>
+class PlainProducts final : public Products<Device> {
  public:
-  PlainProducts(const Emulator& device, Math math) : Products(device, math, 0) {}
+  PlainProducts(const Device& device, Math math) : Products<Device>(device, math, 0) {}
 
   void multiply(const Product& product, Emulator::Stream) const override {
-    device().call([this, product] { compute(product); });
+    this->device().call([this, product] { compute(product); });
   }
 
  private:
@@ -112,8 +114,8 @@ class PlainProducts final : public Products<Emulator> {
     const Index at = factor.transposed ? j * factor.stride + i : i * factor.stride + j;
     if (factor.half) return static_cast<const bfloat16*>(factor.data)[at];
     const float x = static_cast<const float*>(factor.data)[at];
-    if (math() == Math::tf32) return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & ~0x1fffu);
-    return math() == Math::bf16 ? static_cast<float>(bfloat16(x)) : x;
+    if (this->math() == Math::tf32) return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & ~0x1fffu);
+    return this->math() == Math::bf16 ? static_cast<float>(bfloat16(x)) : x;
   }
 };
 
@@ -122,9 +124,10 @@ template <class Device>
 struct ProductsOf {
   using type = void;
 };
-template <>
-struct ProductsOf<Emulator> {
-  using type = PlainProducts;
+template <class Device>
+  requires(std::is_base_of_v<Emulator, Device>)
+struct ProductsOf<Device> {
+  using type = PlainProducts<Device>;
 };
 
 }  // namespace apollo::cuda
