@@ -93,12 +93,11 @@ class Benchmark {
   static std::string prefix(const List& list) { return std::string("cuda/") + name_of(list.scope) + "/"; }
 
   void run_model(const Llama& model, Scope scope) {
-    const std::vector<Case> cases = cases_of(make_list(model, scope));
+    std::vector<Case> cases = cases_of(make_list(model, scope));
+    const Index layers = keep_fitting(cases, model, scope);
     if (cases.empty()) return;
-    const std::optional<Index> layers = fitting_layers(model, scope, cases);
-    if (!layers) return;
-    const List list = make_list(model, scope, *layers);
-    figures_.add(prefix(list) + "layers/" + list.name, static_cast<double>(*layers), "1");
+    const List list = make_list(model, scope, layers);
+    figures_.add(prefix(list) + "layers/" + list.name, static_cast<double>(layers), "1");
     figures_.add(prefix(list) + "parameters/" + list.name, static_cast<double>(list.parameters()), "1");
     for (const bool is_float : {true, false})
       with_type(is_float, [&]<class T>(std::type_identity<T>) {
@@ -119,21 +118,20 @@ class Benchmark {
   }
 
   /// As many layers as every case has room for: one number, so that members are compared on the same tensors. Bytes grow by the
-  /// same with each layer; a sixteenth is left for what allocations are rounded up to, and for libraries. None where not
-  /// even one layer fits.
-  std::optional<Index> fitting_layers(const Llama& model, Scope scope, const std::vector<Case>& cases) {
+  /// same with each layer; a sixteenth is left for what allocations are rounded up to, and for libraries. Cases that cannot be
+  /// made with one layer are told and dropped.
+  Index keep_fitting(std::vector<Case>& cases, const Llama& model, Scope scope) {
     Index layers = model.layers;
     const Index budget = machine_.free_bytes() / 16 * 15;
-    for (const Case& one : cases) {
-      const bool made = guarded(one.name, [&] {
+    std::erase_if(cases, [&](const Case& one) {
+      return !guarded(one.name, [&] {
         const Index first = bytes_of_case(model, scope, 1, one);
         if (first > budget)
           throw std::runtime_error("one layer takes " + std::to_string(first) + " bytes, and there are " +
                                    std::to_string(budget));
         if (layers > 1) layers = std::min(layers, layers_of(model, scope, one, first, budget));
       });
-      if (!made) return std::nullopt;
-    }
+    });
     return layers;
   }
 

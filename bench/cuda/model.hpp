@@ -27,12 +27,13 @@ constexpr Index bytes_of(Index count) {
 template <class Device>
 class Copies {
  public:
-  /// Takes a sixteenth of what is free, a GiB for each side at most.
+  /// Takes a sixteenth of what is free, a GiB for each side at most. Errors: hardly any is.
   explicit Copies(const Machine<Device>& machine)
       : machine_(machine),
         bytes_(std::min(Index{1} << 30, machine.free_bytes() / 32) / 256 * 256),
         from_(machine.device(), bytes_, std::string_view(), "what is copied"),
         to_(machine.device(), bytes_, std::string_view(), "copies") {
+    if (bytes_ == 0) throw std::runtime_error("there is too little memory to copy anything");
     machine.device().clear(from_.template as<void>(), bytes_, machine.stream());
   }
 

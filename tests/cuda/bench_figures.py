@@ -132,9 +132,11 @@ def check_memory(program):
         figures = figures_of(run(program, *options, "--memory", str(memory)).stdout)
         taken.append(figures["cuda/matrices/layers/tiny"][0])
     expect(taken == [1, 2, 3], "layers that fit:", taken)
-    refused = run(program, *options, "--memory", str(layer * 10), status=1)
-    expect(": not run: " in refused.stderr, "too little memory:", refused.stderr)
-    expect("/graph" not in refused.stdout, "figures of what does not fit:", refused.stdout)
+    refused = run(program, "--lists", "tiny", "--scopes", "matrices", "--members", "adamw,apollo_mini", "--repetitions", "1",
+                  "--types", "float", "--memory", str(layer * 12), status=1)
+    expect("/adamw/tiny/float: not run: " in refused.stderr, "too little memory:", refused.stderr)
+    expect("/adamw/" not in refused.stdout, "figures of what does not fit:", refused.stdout)
+    expect("/apollo_mini/tiny/float/graph/of_copy " in refused.stdout, "none of what fits:", refused.stdout)
 
 
 def check_report(output):
