@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cases on a GPU.
+#if defined(BENCH_CUDA_SOLVER)
 #include <apollo/cuda/solver.hpp>
+#endif
 
 #include <cstdio>
 #include <exception>
