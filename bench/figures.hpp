@@ -18,10 +18,11 @@ class Figures {
   void add(const std::string& name, double value, const char* unit) {
     char number[32];
     std::snprintf(number, sizeof number, "%.6g", value);
-    std::printf("%s %s %s\n", name.c_str(), number, unit);
-    std::fflush(stdout);
-    json_ += json_.empty() ? "" : ",\n";
-    json_ += "  {\"name\": \"" + name + "\", \"value\": " + number + ", \"unit\": \"" + unit + "\"}";
+    add(name, number, number, unit);
+  }
+  /// A word: the name of a device, a version.
+  void add(const std::string& name, const std::string& word, const char* unit) {
+    add(name, word, '"' + word + '"', unit);
   }
   /// The median and the quartiles.
   void add_quartiles(const std::string& name, const std::vector<double>& values, const char* unit) {
@@ -42,6 +43,13 @@ class Figures {
   }
 
  private:
+  void add(const std::string& name, const std::string& text, const std::string& json, const char* unit) {
+    std::printf("%s %s %s\n", name.c_str(), text.c_str(), unit);
+    std::fflush(stdout);
+    json_ += json_.empty() ? "" : ",\n";
+    json_ += "  {\"name\": \"" + name + "\", \"value\": " + json + ", \"unit\": \"" + unit + "\"}";
+  }
+
   std::string json_;
 };
 

@@ -40,8 +40,6 @@ struct Arguments {
   bool tensors = false;
 };
 
-Index rank_of(const List& list, Index asked) { return asked > 0 ? asked : list.rank; }
-
 std::string case_name(const List& list, std::string_view what, Index rank, const std::string& type, int threads) {
   if (list.one_matrix) {  // growth/MEMBER/ROWSxCOLS/THREADS, and what is not as usual
     const Shape shape = list.tensors.front().shape;
@@ -127,7 +125,7 @@ class Benchmark {
           const Member& member = bench::member_named(member_name);
           const bool has_rank = bench::has_rank(member);
           if (!has_rank && asked != arguments_.ranks.front()) continue;
-          const Index rank = rank_of(list, asked);
+          const Index rank = bench::rank_of(list, asked);
           const std::string name = arguments_.prefix + case_name(list, member.name, has_rank ? rank : 0, type, threads);
           if (wanted(name)) cases.push_back({name, member, rank, threads});
         }
@@ -179,7 +177,7 @@ template <class T>
 void serve(const Arguments& arguments) {
   const List list = make_list(arguments.lists.front(), arguments.scopes.front());
   const Member& member = bench::member_named(arguments.members.front());
-  const Index rank = rank_of(list, arguments.ranks.front());
+  const Index rank = bench::rank_of(list, arguments.ranks.front());
   const int threads = arguments.threads.front();
   bench::Values<T> values(list);
   bench::Subject<T> subject(list, values, member, rank, threads);
@@ -187,14 +185,6 @@ void serve(const Arguments& arguments) {
             << std::endl;
   for (std::string line; std::getline(std::cin, line);)
     std::cout << static_cast<long long>(1e9 * subject.step()) << std::endl;
-}
-
-/// The tensors of a list, for programs that step the same: NAME ROWS COLS RANK, rank 0 for those that are stepped densely.
-void print_tensors(const Arguments& arguments) {
-  const List list = make_list(arguments.lists.front(), arguments.scopes.front());
-  for (const bench::Tensor& tensor : list.tensors)
-    std::cout << tensor.name << ' ' << tensor.shape.rows << ' ' << tensor.shape.cols << ' '
-              << (tensor.low_rank ? rank_of(list, arguments.ranks.front()) : 0) << '\n';
 }
 
 }  // namespace
@@ -234,7 +224,8 @@ int main(int argc, char** argv) {
   if (arguments.all) arguments.lists = list_names, arguments.members = member_names, arguments.types = type_names;
   try {
     if (arguments.tensors)
-      print_tensors(arguments);
+      bench::print_tensors(std::cout, make_list(arguments.lists.front(), arguments.scopes.front()),
+                           arguments.ranks.front());
     else if (arguments.serve && arguments.types.front() == "float")
       serve<float>(arguments);
     else if (arguments.serve)

@@ -2,6 +2,7 @@
 // The tensors of a model, as an optimizer is given them.
 #pragma once
 
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -31,6 +32,13 @@ inline constexpr Llama llamas[] = {
     {"7b_1of32", 4096, 11008, 1, 32, 0},     //
 };
 
+/// What a device with a memory of its own may hold: a benchmark there takes as many of their layers as fit.
+inline constexpr Llama device_llamas[] = {
+    {"tiny", 32, 80, 3, 2, 64},          // 38 thousand parameters, for the emulated device
+    {"1b", 2048, 5461, 24, 32, 32000},   //
+    {"7b", 4096, 11008, 32, 32, 32000},  //
+};
+
 /// Copies of one matrix, for the cost of a step against its size. About 45 million parameters each, so that a step
 /// finds all of them in memory and not in a cache.
 struct Copies {
@@ -52,6 +60,10 @@ struct Tensor {
   bool low_rank = false;  ///< in attention or MLP: what the low-rank optimizers are for
   bool by_heads = false;  ///< queries and keys, whose blocks are heads (Adam-mini)
   Index size() const { return shape.rows * shape.cols; }
+
+  /// What a step moves of weights and gradients where caches keep nothing between two reads: weights in and out, gradients as
+  /// often as the member has to read them.
+  Index step_bytes(int gradient_reads, Index value_bytes) const { return (gradient_reads + 2) * size() * value_bytes; }
 };
 
 /// The whole model, or only those of its tensors that are stepped in low rank.
@@ -75,28 +87,31 @@ struct List {
   }
 };
 
-inline List make_list(std::string_view name, Scope scope) {
-  for (const Llama& m : llamas) {
-    if (m.name != name) continue;
-    std::vector<Tensor> all;
-    if (m.vocabulary > 0) all.push_back({"embedding", {m.vocabulary, m.hidden}});
-    for (Index i = 0; i < m.layers; ++i) {
-      const std::string layer = "layers." + std::to_string(i) + ".";
-      for (const char* square : {"q", "k"}) all.push_back({layer + square, {m.hidden, m.hidden}, true, true});
-      for (const char* square : {"v", "o"}) all.push_back({layer + square, {m.hidden, m.hidden}, true});
-      for (const char* wide : {"gate", "up"}) all.push_back({layer + wide, {m.ffn, m.hidden}, true});
-      all.push_back({layer + "down", {m.hidden, m.ffn}, true});
-      for (const char* norm : {"attention_norm", "mlp_norm"}) all.push_back({layer + norm, {1, m.hidden}});
-    }
-    if (m.vocabulary > 0) {
-      all.push_back({"norm", {1, m.hidden}});
-      all.push_back({"head", {m.vocabulary, m.hidden}});
-    }
-    List list{std::string(name), scope, m.hidden, m.hidden / m.heads, m.hidden / 4, false, {}};
-    for (Tensor& tensor : all)
-      if (scope == Scope::whole || tensor.low_rank) list.tensors.push_back(std::move(tensor));
-    return list;
+/// The list of a model of `layers` layers; the model's own number where that is 0.
+inline List make_list(const Llama& m, Scope scope, Index layers = 0) {
+  std::vector<Tensor> all;
+  if (m.vocabulary > 0) all.push_back({"embedding", {m.vocabulary, m.hidden}});
+  for (Index i = 0; i < (layers > 0 ? layers : m.layers); ++i) {
+    const std::string layer = "layers." + std::to_string(i) + ".";
+    for (const char* square : {"q", "k"}) all.push_back({layer + square, {m.hidden, m.hidden}, true, true});
+    for (const char* square : {"v", "o"}) all.push_back({layer + square, {m.hidden, m.hidden}, true});
+    for (const char* wide : {"gate", "up"}) all.push_back({layer + wide, {m.ffn, m.hidden}, true});
+    all.push_back({layer + "down", {m.hidden, m.ffn}, true});
+    for (const char* norm : {"attention_norm", "mlp_norm"}) all.push_back({layer + norm, {1, m.hidden}});
   }
+  if (m.vocabulary > 0) {
+    all.push_back({"norm", {1, m.hidden}});
+    all.push_back({"head", {m.vocabulary, m.hidden}});
+  }
+  List list{std::string(m.name), scope, m.hidden, m.hidden / m.heads, m.hidden / 4, false, {}};
+  for (Tensor& tensor : all)
+    if (scope == Scope::whole || tensor.low_rank) list.tensors.push_back(std::move(tensor));
+  return list;
+}
+
+inline List make_list(std::string_view name, Scope scope) {
+  for (const Llama& m : llamas)
+    if (m.name == name) return make_list(m, scope);
   for (const Copies& c : growth) {
     if (c.name != name) continue;
     List list{std::string(name), scope, 0, 0, growth_rank, true, {}};
@@ -107,6 +122,15 @@ inline List make_list(std::string_view name, Scope scope) {
   for (const Llama& m : llamas) names += " " + std::string(m.name);
   for (const Copies& c : growth) names += " " + std::string(c.name);
   throw std::invalid_argument("list '" + std::string(name) + "' is none of" + names);
+}
+
+inline Index rank_of(const List& list, Index asked) { return asked > 0 ? asked : list.rank; }
+
+/// For programs that step the same: a line NAME ROWS COLS RANK for each tensor, rank 0 for those that are stepped densely.
+inline void print_tensors(std::ostream& out, const List& list, Index asked_rank) {
+  for (const Tensor& tensor : list.tensors)
+    out << tensor.name << ' ' << tensor.shape.rows << ' ' << tensor.shape.cols << ' '
+        << (tensor.low_rank ? rank_of(list, asked_rank) : 0) << '\n';
 }
 
 }  // namespace bench

@@ -18,24 +18,18 @@
 #include "../timing.hpp"
 #include "lists.hpp"
 #include "members.hpp"
+#include "values.hpp"
 
 namespace bench {
 
-inline apollo::HostBuffer<float> normals(std::uint64_t stream, Index count) {
-  apollo::HostBuffer<float> values(count);
-  apollo::fill_normals({0, 1, apollo::Stream::start, stream}, 0, static_cast<std::uint64_t>(count), values.data());
-  return values;
-}
-
-/// Fills any number of values with a million and three normals, over and over: a prime, so that no two rows of a matrix agree.
+/// Fills any number of values with the pool's normals, over and over.
 template <class T>
 void fill(T* values, Index count, float spread) {
-  static constexpr Index period = 1'000'003;
-  static const apollo::HostBuffer<float> pool = normals(0, period);
+  static const apollo::HostBuffer<float> pool = normals(0, pool_size);
   static Index next = 0;
   for (Index i = 0; i < count; ++i) {
     values[i] = static_cast<T>(spread * pool.data()[next]);
-    if (++next == period) next = 0;
+    if (++next == pool_size) next = 0;
   }
 }
 
@@ -45,8 +39,8 @@ class Values {
  public:
   explicit Values(const List& list) {
     for (const Tensor& tensor : list.tensors) {
-      fill(weights_.emplace_back(tensor.size()).data(), tensor.size(), 2e-2f);
-      fill(gradients_.emplace_back(tensor.size()).data(), tensor.size(), 1e-3f);
+      fill(weights_.emplace_back(tensor.size()).data(), tensor.size(), weight_spread);
+      fill(gradients_.emplace_back(tensor.size()).data(), tensor.size(), gradient_spread);
     }
   }
   T* weight(std::size_t tensor) { return weights_[tensor].data(); }
@@ -82,9 +76,8 @@ class Subject {
         else
           optimizer_.add(others, tensor.name, w, g);
         const int gradient_reads = tensor.low_rank ? member.gradient_reads : (unchecked ? 1 : 2);
-        // Weights and moments are read and written, a basis is only read.
-        bytes_ += (gradient_reads + 2) * tensor.size() * static_cast<Index>(sizeof(T));
-        bytes_ += 2 * optimizer_.state_bytes(tensor.name);
+        // Moments are read and written, a basis is only read.
+        bytes_ += tensor.step_bytes(gradient_reads, sizeof(T)) + 2 * optimizer_.state_bytes(tensor.name);
         if (Projection::stores_basis && tensor.low_rank)
           bytes_ -= rank * std::min(rows, cols) * static_cast<Index>(sizeof(float));
       }
@@ -116,8 +109,8 @@ class Roofline {
 
   explicit Roofline(Index parameters)
       : parameters_(parameters), w_(parameters), g_(parameters), m_(parameters), v_(parameters) {
-    fill(w_.data(), parameters, 2e-2f);
-    fill(g_.data(), parameters, 1e-3f);
+    fill(w_.data(), parameters, weight_spread);
+    fill(g_.data(), parameters, gradient_spread);
   }
   Seconds adamw(int threads) {
     return time_of([&] { roofline::adamw(w_.data(), g_.data(), m_.data(), v_.data(), parameters_, threads); });

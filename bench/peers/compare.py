@@ -84,13 +84,16 @@ def figure(name, value, unit):
     print(f"{name} {value:.6g} {unit}", flush=True)
 
 
+def quartile_figures(name, values, unit):
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    figure(name, median, unit)
+    figure(f"{name}/lower_quartile", lower, unit)
+    figure(f"{name}/upper_quartile", upper, unit)
+
+
 def ratio_figures(name, times):
     """Of pairs (ours, theirs): above 1 where ours is faster."""
-    ratios = [theirs / ours for ours, theirs in times]
-    lower, median, upper = statistics.quantiles(ratios, n=4, method="inclusive")
-    figure(name, median, "x")
-    figure(f"{name}/lower_quartile", lower, "x")
-    figure(f"{name}/upper_quartile", upper, "x")
+    quartile_figures(name, [theirs / ours for ours, theirs in times], "x")
 
 
 def measure(ours_command, peer_command, environment, malloc, pairs):

@@ -55,13 +55,14 @@ PACKAGES = {
 }
 
 
-def parameters(torch, file):
+def parameters(torch, lines, **where):
+    """Parameters with gradients: those stepped in low rank with their ranks, and the others. `where`: device and dtype."""
     matrices, others = [], []
-    for line in pathlib.Path(file).read_text().splitlines():
+    for line in lines:
         _, rows, cols, rank = line.split()
         shape = (int(rows), int(cols)) if int(rows) > 1 else (int(cols),)
-        parameter = torch.nn.Parameter(2e-2 * torch.randn(shape))
-        parameter.grad = 1e-3 * torch.randn(shape)
+        parameter = torch.nn.Parameter(2e-2 * torch.randn(shape, **where))
+        parameter.grad = 1e-3 * torch.randn(shape, **where)
         if int(rank) > 0:
             matrices.append((parameter, int(rank)))
         else:
@@ -74,7 +75,7 @@ def main():
     torch, _, modules = reference_packages("base")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    optimizer = PACKAGES[package](torch, modules, *parameters(torch, file))
+    optimizer = PACKAGES[package](torch, modules, *parameters(torch, pathlib.Path(file).read_text().splitlines()))
     print(package, flush=True)
     for _ in sys.stdin:
         start = time.perf_counter_ns()

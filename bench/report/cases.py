@@ -22,8 +22,19 @@ MEMBERS = {
     "galore_gap200": "GaLore, a refresh every 200 steps",
     "galore_refresh": "GaLore, refreshing",
     "fira": "Fira between refreshes",
+    "adamw_bf16": "AdamW, bf16 moments",
+    "adamw_stochastic": "AdamW, bf16 moments, stochastic rounding",
+    "torch_adamw_fused": "torch's fused AdamW",
+    "torch_adamw_foreach": "torch's AdamW, foreach",
+    "apollo_torch": "apollo-torch",
+    "apollo_torch_mini": "apollo-torch, Mini",
+    "galore_torch": "galore-torch between refreshes",
 }
-LISTS = ["small", "60m", "130m", "350m", "1b_6of24", "7b_1of32"]
+LISTS = ["tiny", "small", "60m", "130m", "350m", "1b_6of24", "1b", "7b_1of32", "7b"]
+TYPES = {"float": "fp32", "bfloat16": "bf16"}
+# On a GPU: ours, and the packages' own of the same algorithm.
+GPU_PEERS = [("adamw", "torch_adamw_fused"), ("adamw_stochastic", "torch_adamw_fused"), ("apollo_sparse", "apollo_torch"), ("apollo_gaussian", "apollo_torch"),
+             ("apollo_mini", "apollo_torch_mini"), ("galore", "galore_torch")]
 FLAGS = {"O2": "-O2", "O3": "-O3", "O3_native": "-O3 -march=native"}
 
 MODEL = r"(?P<scope>whole|matrices)/(?P<member>\w+)/(?P<list>\w+)(?:/r\d+)?/(?P<type>\w+)/t(?P<threads>\d+)"
@@ -32,12 +43,17 @@ MATRIX = r"(?P<kind>step|reference|roofline)/(?P<member>\w+)/(?P<shape>\d+x\d+)(
 GROWTH = r"growth/(?P<member>\w+)/(?P<shape>\d+x\d+)/t(?P<threads>\d+)"
 PEER = (r"peers/(?P<scope>\w+)/(?P<member>\w+)/(?P<list>\w+)/t(?P<threads>\d+)/(?P<malloc>\w+)_malloc/(?P<peer>\w+)"
         r"/over_ours")
+GPU = (r"cuda/(?P<scope>whole|matrices)/(?P<member>\w+)/(?P<list>\w+)(?:/r(?P<rank>\d+))?/(?P<type>\w+)"
+       r"/(?P<how>graph|eager)")
 
 
 def parts(name, pattern):
     """The parts of a name with numbers of threads as such; None where it is another kind of name."""
     match = re.fullmatch(pattern, name)
-    return {**match.groupdict(), "threads": int(match["threads"])} if match else None
+    if not match:
+        return None
+    found = match.groupdict()
+    return {**found, "threads": int(found["threads"])} if "threads" in found else found
 
 
 def cases(figures, pattern, **wanted):

@@ -65,9 +65,9 @@ def operating_system():
     return name[1] if name else platform.system()
 
 
-def compiler():
-    """The one that CMake chose for the benchmarks."""
-    for file in sorted(glob.glob(f"{ROOT}/build/bench/CMakeFiles/*/CMakeCXXCompiler.cmake")):
+def compiler(folder):
+    """The one that CMake chose for the benchmarks of that build."""
+    for file in sorted(glob.glob(f"{ROOT}/build/{folder}/CMakeFiles/*/CMakeCXXCompiler.cmake")):
         found = dict(re.findall(r'set\(CMAKE_CXX_COMPILER_(ID|VERSION) "([^"]+)"\)', text_of(file)))
         if len(found) == 2:
             return f"{ {'GNU': 'g++', 'Clang': 'clang++'}.get(found['ID'], found['ID']) } {found['VERSION']}"
@@ -80,9 +80,9 @@ def eigen():
     return ".".join(fetched) or said_by("pkg-config", "--modversion", "eigen3") or UNKNOWN
 
 
-def machine():
+def machine(folder):
     return {"cpu": cpu(), "cores": len(os.sched_getaffinity(0)), "l2": cache(2), "l3": cache(3),
-            "memory_gib": memory_gib(), "os": operating_system(), "compiler": compiler(), "eigen": eigen()}
+            "memory_gib": memory_gib(), "os": operating_system(), "compiler": compiler(folder), "eigen": eigen()}
 
 
 def commit():
@@ -112,6 +112,7 @@ def main():
     parser.add_argument("--date", default=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
                         help="of the run, YYYY-MM-DD; today without it")
     parser.add_argument("--commit", help="that was measured; the one that is checked out without it")
+    parser.add_argument("--build", default="bench", help="folder of build/ whose compiler made the programs")
     parser.add_argument("--output", help="file for the figures; standard output without it")
     arguments = parser.parse_args()
     if arguments.lines == "-":
@@ -119,7 +120,7 @@ def main():
     else:
         with open(arguments.lines, encoding="utf-8") as file:
             figures = figures_in(file)
-    head = {"machine": machine(), "date": arguments.date, "command": arguments.command,
+    head = {"machine": machine(arguments.build), "date": arguments.date, "command": arguments.command,
             "commit": arguments.commit or commit()}
     text = json.dumps(head, indent=1)[:-2]  # without its closing brace
     text += ',\n "figures": [\n' + ",\n".join("  " + json.dumps(figure) for figure in figures) + "\n ]\n}\n"

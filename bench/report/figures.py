@@ -3,8 +3,8 @@
 import json
 import re
 
-# A case ends with its number of threads; what follows is one of its figures.
-CASE = re.compile(r"(.*?/t\d+)(?:/(.*))?")
+# A case ends with its number of threads, or with how a GPU is given its steps; what follows is one of its figures.
+CASE = re.compile(r"(.*?/(?:t\d+|graph|eager))(?:/(.*))?")
 
 
 def is_case(name):
