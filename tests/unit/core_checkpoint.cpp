@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoints: training goes on bit by bit from any step, files that do not fit are refused with all that is wrong, and what
 // is saved is the exact state and nothing else.
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <apollo/apollo.hpp>

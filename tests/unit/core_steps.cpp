@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Steps of every algorithm against plain double arithmetic, over shapes, layouts, sides, ranks,
-// number types and gradients
-// that vanish, grow and shrink.
+// Steps of every algorithm against plain double arithmetic, over shapes, layouts, sides, ranks, number types and gradients that
+// vanish, grow and shrink.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cmath>

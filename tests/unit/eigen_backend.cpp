@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // EigenBackend against the reference: every optimizer, layout, side, shape and rank; bad gradients, whole models.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include "eigen_compare.hpp"
