@@ -2,22 +2,17 @@
 // LLaMA, forward and backward written out. The model owns weights and gradients; an optimizer sees these very arrays.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
+#include <functional>
 #include <span>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
-#include <apollo/random/normal.hpp>
 #include <apollo/tensor/int8.hpp>
 
 #include "config.hpp"
+#include "counted.hpp"
 #include "layers.hpp"
 #include "parallel.hpp"
 
@@ -39,48 +34,19 @@ enum class Gradients : std::uint8_t { whole, one_unit };
 /// them once more, to the same bits. Source: Chen et al., arXiv:1604.06174.
 enum class Activations : std::uint8_t { kept, recomputed };
 
+/// Called with a unit whose gradients are complete.
+using OnUnit = std::function<void(std::size_t)>;
+
 /// State (Scalar float): 4 bytes a parameter for weights, or those of weight_bytes() and 4 for each value of the largest
 /// matrices that one product takes; 4 bytes a parameter for gradients, or those of the largest unit; activations, about
 /// layers * tokens * (6 hidden + 2 intermediate) values, or layers * tokens * hidden and those of one layer.
-/// `Allocator` is that of the gradients.
-template <class Scalar, class Allocator = Eigen::aligned_allocator<Scalar>>
+///
+/// Most members are defined in passes.hpp, and Llama<float> is compiled once, in model.cpp.
+template <class Scalar>
 class Llama {
  public:
   Llama(const Config& config, std::uint64_t seed, int threads = 1, Gradients gradients = Gradients::whole,
-        WeightType weights = WeightType::fp32, Activations activations = Activations::kept)
-      : config_(config),
-        threads_(threads),
-        whole_(gradients == Gradients::whole),
-        weight_type_(weights),
-        parameters_(parameters_of(config)) {
-    if (weights == WeightType::int8 && !std::is_same_v<Scalar, float>)
-      throw std::logic_error("int8 weights are opened as floats, the model computes in another type");
-    const std::size_t layers = static_cast<std::size_t>(config.layers), units = layers + 2;
-    std::vector<std::size_t> sizes(units, 0), floats(units, 0);
-    for (const Parameter& p : parameters_) {
-      sizes[p.unit] += static_cast<std::size_t>(p.size());
-      if (!is_int8(p)) floats[p.unit] += static_cast<std::size_t>(p.size());
-    }
-    for (const std::size_t size : floats) weights_.emplace_back(size);
-    if (weights == WeightType::int8) {
-      int8_.resize(parameters_.size());
-      for (const Parameter& p : parameters_)
-        if (is_int8(p)) int8_[p.number] = apollo::Int8Matrix(p.rows, p.cols, int8_group);
-      const Index rows = std::max({3 * config.hidden, 2 * config.intermediate, config.vocabulary});
-      opened_.resize(static_cast<std::size_t>(rows * config.hidden));
-    }
-    if (whole_) {
-      for (const std::size_t size : sizes) gradients_.emplace_back(size);
-    } else {
-      // A tied embedding gets gradients at both ends of the backward pass, so its memory is its own.
-      const std::size_t largest = *std::max_element(sizes.begin() + (config.tied ? 1 : 0), sizes.end());
-      gradients_.emplace_back(largest);
-      if (config.tied) gradients_.emplace_back(sizes[0]);
-    }
-    inputs_.resize(layers);
-    activations_.resize(activations == Activations::kept ? layers : 1);
-    initialise(seed);
-  }
+        WeightType weights = WeightType::fp32, Activations activations = Activations::kept);
 
   const Config& config() const { return config_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
@@ -102,43 +68,17 @@ class Llama {
   View<Scalar> gradient(const Parameter& p) { return llama::view(gradients_of(p.unit) + p.offset, p.rows, p.cols); }
 
   /// Mean of -log p(target) over the batch, nats a token. Forward only.
-  double loss(const Batch& batch) {
-    check(batch.targets, "target", batch.size());
-    forward(batch);
-    return head(batch, 0, false) / static_cast<double>(batch.size());
-  }
+  double loss(const Batch& batch);
 
   /// Forward and backward. Gradients are those of factor * mean loss, added to what is there if `accumulate`. on_unit(unit) is
   /// called as soon as all gradients of a unit are complete, from the head down to the embedding; it may change the unit's weights.
-  template <class OnUnit>
-  double loss_and_gradients(const Batch& batch, double factor, bool accumulate, OnUnit&& on_unit) {
-    if (accumulate && !whole_)
-      throw std::logic_error("gradients cannot be accumulated where only one layer's are in memory");
-    check(batch.targets, "target", batch.size());
-    forward(batch);
-    const double sum = head(batch, static_cast<Scalar>(factor / static_cast<double>(batch.size())), accumulate);
-    const std::size_t last = static_cast<std::size_t>(config_.layers) + 1;
-    on_unit(last);
-    for (std::size_t l = inputs_.size(); l-- > 0;) {
-      // Where one layer's activations are in memory, they are the last layer's after the forward pass.
-      if (activations_.size() == 1 && l + 1 < inputs_.size()) layer_forward(batch, l, nullptr);
-      layer_backward(batch, l, accumulate);
-      on_unit(l + 1);
-    }
-    embedding_backward(batch, accumulate);
-    on_unit(0);
-    return sum / static_cast<double>(batch.size());
-  }
+  double loss_and_gradients(const Batch& batch, double factor, bool accumulate, const OnUnit& on_unit);
   double loss_and_gradients(const Batch& batch, double factor = 1, bool accumulate = false) {
     return loss_and_gradients(batch, factor, accumulate, [](std::size_t) {});
   }
 
   /// Logits of the token after the last one of `tokens`.
-  Vector<Scalar> next(std::span<const int> tokens) {
-    Batch batch{1, static_cast<Index>(tokens.size()), {tokens.begin(), tokens.end()}, {}};
-    forward(batch);
-    return normed_.row(batch.size() - 1) * opened(head_number()).transpose();
-  }
+  Vector<Scalar> next(std::span<const int> tokens);
 
  private:
   /// What the backward pass needs of a layer, beside its input.
@@ -153,28 +93,7 @@ class Llama {
 
   /// Every weight from its own random stream, by name: N(0, .02^2), smaller by sqrt(2 layers) where a product ends in the
   /// residual stream; norms are 1. Source: Radford et al., GPT-2 (2019), sec. 2.3.
-  void initialise(std::uint64_t seed) {
-    for (const Parameter& p : parameters_) {
-      if (p.kind == Kind::norm) {
-        weight(p).setOnes();
-        continue;
-      }
-      const double deviation = p.residual ? 0.02 / std::sqrt(2.0 * static_cast<double>(config_.layers)) : 0.02;
-      const apollo::RandomStream stream{.seed = seed ^ weights_seed, .tensor = apollo::tensor_id(p.name)};
-      const auto draw = [&](Index first, Index rows) {
-        std::vector<float> values(static_cast<std::size_t>(rows * p.cols));
-        apollo::fill_normals(stream, static_cast<std::uint64_t>(first * p.cols), values.size(), values.data());
-        if (is_int8(p)) {
-          for (float& value : values) value = static_cast<float>(deviation * value);
-          int8_[p.number].quantize(first, rows, values.data());
-        } else {
-          Scalar* to = weight(p).row(first).data();
-          for (std::size_t i = 0; i < values.size(); ++i) to[i] = static_cast<Scalar>(deviation * values[i]);
-        }
-      };
-      for_rows(threads_, p.rows, draw, int8_group);  // rows of whole groups, whatever their length
-    }
-  }
+  void initialise(std::uint64_t seed);
 
   Scalar* gradients_of(std::size_t unit) {
     if (whole_) return gradients_[unit].data();
@@ -187,82 +106,17 @@ class Llama {
   VectorView<Scalar> final_norm() { return norm(number_of(inputs_.size(), 0)); }
 
   /// Matrices that lie behind each other, as one. Those of int8 are dequantised into opened_, until the next call.
-  View<Scalar> opened(std::size_t number, std::size_t count = 1) {
-    const Index cols = parameters_[number].cols;
-    Index rows = 0;
-    for (std::size_t i = number; i < number + count; ++i) {
-      const Parameter& p = parameters_[i];
-      if (is_int8(p))
-        for_rows(threads_, p.rows,
-                 [&](Index first, Index some) { dequantize(p, first, some, opened_.data() + (rows + first) * cols); });
-      rows += p.rows;
-    }
-    const bool in_place = weight_type_ == WeightType::fp32;
-    return llama::view(in_place ? weight(parameters_[number]).data() : opened_.data(), rows, cols);
-  }
+  View<Scalar> opened(std::size_t number, std::size_t count = 1);
   void dequantize(const Parameter& p, Index first, Index rows, Scalar* to) const {
     if constexpr (std::is_same_v<Scalar, float>) int8_[p.number].dequantize(first, rows, to);
   }
 
-  void check(const Batch& batch) {
-    if (batch.size() == 0) throw std::invalid_argument("a batch of no tokens");
-    check(batch.tokens, "token", batch.size());
-  }
-  void check(const std::vector<int>& list, const char* what, Index size) {
-    if (static_cast<Index>(list.size()) != size)
-      throw std::invalid_argument("a batch has " + std::to_string(list.size()) + " " + what + "s, must have " +
-                                  std::to_string(size));
-    for (const int token : list)
-      if (token < 0 || token >= config_.vocabulary)
-        throw std::invalid_argument(std::string(what) + " " + std::to_string(token) +
-                                    " is not below the vocabulary's size " + std::to_string(config_.vocabulary));
-  }
+  void check(const Batch& batch);
+  void check(const std::vector<int>& list, const char* what, Index size);
 
   /// From tokens to the final norm's output.
-  void forward(const Batch& batch) {
-    check(batch);
-    const Index tokens = batch.size();
-    if (rotary_.positions() < batch.length) rotary_ = {batch.length, config_.head_size(), config_.rope_base};
-    resize(tokens);
-    const Parameter& embedding = parameters_[0];
-    View<Scalar> x = llama::view(inputs_[0]);
-    for_rows(threads_, tokens, [&](Index first, Index rows) {
-      for (Index i = first; i < first + rows; ++i) {
-        const Index token = batch.tokens[static_cast<std::size_t>(i)];
-        if (is_int8(embedding))
-          dequantize(embedding, token, 1, x.row(i).data());
-        else
-          x.row(i) = weight(embedding).row(token);
-      }
-    });
-    for (std::size_t l = 0; l < inputs_.size(); ++l)
-      layer_forward(batch, l, l + 1 < inputs_.size() ? &inputs_[l + 1] : &final_);
-    View<Scalar> last = view(final_), normed = view(normed_);
-    for_rows(threads_, tokens, [&](Index first, Index rows) {
-      norm_forward(last, final_norm(), config_.norm_eps, normed, final_inverse_.data(), first, rows);
-    });
-  }
-
-  void resize(Index tokens) {
-    const Index hidden = config_.hidden, wide = config_.intermediate;
-    if (final_.rows() == tokens) return;
-    for (Matrix<Scalar>& input : inputs_) input.resize(tokens, hidden);
-    for (LayerActivations& a : activations_) {
-      for (Matrix<Scalar>* m : {&a.attended, &a.middle}) m->resize(tokens, hidden);
-      a.qkv.resize(tokens, 3 * hidden);
-      a.gate_up.resize(tokens, 2 * wide);
-      a.normaliser.resize(static_cast<std::size_t>(tokens * config_.heads));
-      a.attention_inverse.resize(static_cast<std::size_t>(tokens));
-      a.mlp_inverse.resize(static_cast<std::size_t>(tokens));
-    }
-    for (Matrix<Scalar>* m : {&final_, &normed_, &dx_, &dnormed_}) m->resize(tokens, hidden);
-    final_inverse_.resize(static_cast<std::size_t>(tokens));
-    dqkv_.resize(tokens, 3 * hidden);
-    activated_.resize(tokens, wide);
-    dactivated_.resize(tokens, wide);
-    // Norms' gradients are summed block by block, in a fixed order.
-    gain_sums_.resize((tokens + gain_block - 1) / gain_block, hidden);
-  }
+  void forward(const Batch& batch);
+  void resize(Index tokens);
 
   /// One head of one sequence, of a matrix whose rows are tokens.
   ConstView<Scalar> head_of(const Matrix<Scalar>& m, const Batch& batch, Index sequence, Index column) const {
@@ -281,167 +135,28 @@ class Llama {
   LayerActivations& activations(std::size_t l) { return activations_[activations_.size() == 1 ? 0 : l]; }
 
   /// From inputs_[l] to the layer's activations, and to its output unless that is null.
-  void layer_forward(const Batch& batch, std::size_t l, Matrix<Scalar>* output) {
-    LayerActivations& a = activations(l);
-    const Index tokens = batch.size(), hidden = config_.hidden, size = config_.head_size();
-    View<Scalar> input = view(inputs_[l]), normed = view(normed_), qkv = view(a.qkv), middle = view(a.middle);
-    View<Scalar> gate_up = view(a.gate_up), activated = view(activated_);
-    const VectorView<Scalar> attention_norm = norm(number_of(l, part::attention_norm));
-    const VectorView<Scalar> mlp_norm = norm(number_of(l, part::mlp_norm));
-    Products<Scalar> products(threads_);
-
-    for_rows(threads_, tokens, [&](Index first, Index rows) {
-      norm_forward(input, attention_norm, config_.norm_eps, normed, a.attention_inverse.data(), first, rows);
-    });
-    products.forward(qkv, normed, opened(number_of(l, part::q), 3));
-    products.run();
-    turn(batch, a.qkv, Scalar(1));
-    for_heads(batch, [&](Index s, Index h) {
-      attention_forward<Scalar>(head_of(std::as_const(a.qkv), batch, s, h * size),
-                                head_of(std::as_const(a.qkv), batch, s, hidden + h * size),
-                                head_of(std::as_const(a.qkv), batch, s, 2 * hidden + h * size),
-                                head_of(a.attended, batch, s, h * size), normaliser(a, batch, s, h));
-    });
-    products.forward(middle, view(a.attended), opened(number_of(l, part::output)));
-    products.run();
-    for_rows(threads_, tokens, [&](Index first, Index rows) {
-      middle.middleRows(first, rows) += input.middleRows(first, rows);
-      norm_forward(middle, mlp_norm, config_.norm_eps, normed, a.mlp_inverse.data(), first, rows);
-    });
-    products.forward(gate_up, normed, opened(number_of(l, part::gate), 2));
-    products.run();
-    if (output == nullptr) return;
-    View<Scalar> out = view(*output);
-    for_rows(threads_, tokens, [&](Index first, Index rows) { swiglu_forward(gate_up, activated, first, rows); });
-    products.forward(out, activated, opened(number_of(l, part::down)));
-    products.run();
-    for_rows(threads_, tokens,
-             [&](Index first, Index rows) { out.middleRows(first, rows) += middle.middleRows(first, rows); });
-  }
+  void layer_forward(const Batch& batch, std::size_t l, Matrix<Scalar>* output);
 
   /// Expects the gradient of the layer's output in dx_, leaves that of its input there.
-  void layer_backward(const Batch& batch, std::size_t l, bool accumulate) {
-    LayerGradients<Scalar> d = layer_gradients(l);
-    LayerActivations& a = activations(l);
-    const Index tokens = batch.size(), hidden = config_.hidden, size = config_.head_size();
-    View<Scalar> input = view(inputs_[l]), normed = view(normed_), middle = view(a.middle);
-    View<Scalar> gate_up = view(a.gate_up), activated = view(activated_), attended = view(a.attended);
-    View<Scalar> dx = view(dx_), dnormed = view(dnormed_), dactivated = view(dactivated_), dqkv = view(dqkv_);
-    const VectorView<Scalar> attention_norm = norm(number_of(l, part::attention_norm));
-    const VectorView<Scalar> mlp_norm = norm(number_of(l, part::mlp_norm));
-    Products<Scalar> products(threads_);
-
-    products.input(dactivated, dx, opened(number_of(l, part::down)), false);
-    products.run();
-    for_rows(threads_, tokens, [&](Index first, Index rows) {
-      swiglu_backward(gate_up, activated, dactivated, first, rows);
-      norm_forward<Scalar>(middle, mlp_norm, config_.norm_eps, normed, nullptr, first, rows);
-    });
-    products.weight(d.down, dx, activated, accumulate);
-    products.weight(d.gate_up, gate_up, normed, accumulate);
-    products.input(dnormed, gate_up, opened(number_of(l, part::gate), 2), false);
-    products.run();
-    norm_gradients(middle, mlp_norm, a.mlp_inverse, d.mlp_norm, accumulate);
-
-    products.weight(d.output, dx, attended, accumulate);
-    products.input(dnormed, dx, opened(number_of(l, part::output)), false);  // of the heads' outputs
-    products.run();
-    for_heads(batch, [&](Index s, Index h) {
-      attention_backward<Scalar>(
-          head_of(std::as_const(a.qkv), batch, s, h * size), head_of(std::as_const(a.qkv), batch, s, hidden + h * size),
-          head_of(std::as_const(a.qkv), batch, s, 2 * hidden + h * size),
-          head_of(std::as_const(a.attended), batch, s, h * size), normaliser(a, batch, s, h),
-          head_of(std::as_const(dnormed_), batch, s, h * size), head_of(dqkv_, batch, s, h * size),
-          head_of(dqkv_, batch, s, hidden + h * size), head_of(dqkv_, batch, s, 2 * hidden + h * size));
-    });
-    turn(batch, dqkv_, Scalar(-1));
-    for_rows(threads_, tokens, [&](Index first, Index rows) {
-      norm_forward<Scalar>(input, attention_norm, config_.norm_eps, normed, nullptr, first, rows);
-    });
-    products.weight(d.qkv, dqkv, normed, accumulate);
-    products.input(dnormed, dqkv, opened(number_of(l, part::q), 3), false);
-    products.run();
-    norm_gradients(input, attention_norm, a.attention_inverse, d.attention_norm, accumulate);
-  }
+  void layer_backward(const Batch& batch, std::size_t l, bool accumulate);
 
   Scalar* normaliser(LayerActivations& a, const Batch& batch, Index sequence, Index head) const {
     return a.normaliser.data() + (sequence * config_.heads + head) * batch.length;
   }
 
   /// Turns q and k of every token, or turns their gradients back.
-  void turn(const Batch& batch, Matrix<Scalar>& qkv, Scalar direction) {
-    for_rows(threads_, qkv.rows(), [&](Index first, Index rows) {
-      for (Index i = first; i < first + rows; ++i)
-        rotary_.turn(qkv.row(i).data(), 2 * config_.heads, i % batch.length, direction);
-    });
-  }
+  void turn(const Batch& batch, Matrix<Scalar>& qkv, Scalar direction);
 
   /// Adds to dx_ what flows through a norm, from dnormed_; writes the gradient of its gain.
   void norm_gradients(const View<Scalar>& x, const VectorView<Scalar>& gain, const std::vector<Scalar>& inverse,
-                      VectorView<Scalar> dgain, bool accumulate) {
-    View<Scalar> dx = view(dx_);
-    const View<Scalar> dnormed = view(dnormed_);
-    for_rows(
-        threads_, x.rows(),
-        [&](Index first, Index rows) {
-          VectorView<Scalar> sum(gain_sums_.row(first / gain_block).data(), x.cols());
-          sum.setZero();
-          norm_backward(x, gain, inverse.data(), dnormed, dx, sum, first, rows);
-        },
-        gain_block);
-    if (!accumulate) dgain.setZero();
-    for (Index block = 0; block < gain_sums_.rows(); ++block) dgain += gain_sums_.row(block);
-  }
+                      VectorView<Scalar> dgain, bool accumulate);
 
   /// The sum of the losses; with a factor, also the gradients of the head and of the final norm, and dx_. Logits exist for
   /// `rows_at_once` tokens at a time.
-  double head(const Batch& batch, Scalar factor, bool accumulate) {
-    const View<Scalar> w = opened(head_number());
-    const bool backward = factor != 0;
-    const Index tokens = batch.size();
-    const Index rows_at_once = std::min(tokens, std::max<Index>(64, (Index{1} << 22) / config_.vocabulary));
-    logits_.resize(rows_at_once, config_.vocabulary);
-    std::vector<double> losses(static_cast<std::size_t>((tokens + 63) / 64), 0);
-    Products<Scalar> products(threads_);
-    // The head's gradient lies behind the final norm's, or is the embedding's.
-    Scalar* last_unit = gradients_of(weights_.size() - 1);
-    const View<Scalar> dhead =
-        llama::view(config_.tied ? gradients_of(0) : last_unit + config_.hidden, w.rows(), w.cols());
-    for (Index start = 0; start < tokens; start += rows_at_once) {
-      const Index rows = std::min(rows_at_once, tokens - start);
-      View<Scalar> logits = llama::view(logits_.data(), rows, w.rows());
-      const View<Scalar> normed = llama::view(normed_.row(start).data(), rows, w.cols());
-      products.forward(logits, normed, w);
-      products.run();
-      for_rows(threads_, rows, [&](Index first, Index count) {
-        losses[static_cast<std::size_t>((start + first) / 64)] +=
-            cross_entropy(logits, batch.targets.data() + start, factor, first, count);
-      });
-      if (!backward) continue;
-      products.weight(dhead, logits, normed, accumulate || start > 0);
-      products.input(llama::view(dnormed_.row(start).data(), rows, w.cols()), logits, w, false);
-      products.run();
-    }
-    if (backward) {
-      dx_.setZero();
-      norm_gradients(view(final_), final_norm(), final_inverse_, VectorView<Scalar>(last_unit, config_.hidden),
-                     accumulate);
-    }
-    return std::accumulate(losses.begin(), losses.end(), 0.0);
-  }
+  double head(const Batch& batch, Scalar factor, bool accumulate);
 
   /// Columns are shared out, so that each sum runs over the tokens in order.
-  void embedding_backward(const Batch& batch, bool accumulate) {
-    View<Scalar> d = llama::view(gradients_of(0), config_.vocabulary, config_.hidden);
-    const bool keep = accumulate || config_.tied;  // the head has written there
-    constexpr Index block = 64;
-    for_tiles(threads_, (config_.hidden + block - 1) / block, [&](Index tile) {
-      const Index first = tile * block, count = std::min(block, config_.hidden - first);
-      if (!keep) d.middleCols(first, count).setZero();
-      for (Index i = 0; i < batch.size(); ++i)
-        d.row(batch.tokens[static_cast<std::size_t>(i)]).segment(first, count) += dx_.row(i).segment(first, count);
-    });
-  }
+  void embedding_backward(const Batch& batch, bool accumulate);
 
   static constexpr Index gain_block = 64;
   static constexpr std::uint64_t weights_seed = 0x6c6c616d61;  // an optimizer of the same seed draws other numbers
@@ -454,7 +169,7 @@ class Llama {
   std::vector<Aligned<Scalar>> weights_;  // unit by unit, those that are floats
   std::vector<apollo::Int8Matrix> int8_;  // one a parameter, empty for norms; none where weights are floats
   Aligned<Scalar> opened_;                // for one product's int8 weights
-  std::vector<std::vector<Scalar, Allocator>> gradients_;
+  std::vector<std::vector<Scalar, CountedAllocator<Scalar>>> gradients_;
 
   Rotary<Scalar> rotary_;
   std::vector<Matrix<Scalar>> inputs_;                  // of the layers: the residual stream before each
@@ -463,5 +178,7 @@ class Llama {
   std::vector<Scalar> final_inverse_;
   Matrix<Scalar> dx_, dnormed_, dqkv_, dactivated_, gain_sums_;
 };
+
+extern template class Llama<float>;
 
 }  // namespace llama

@@ -145,10 +145,9 @@ inline std::string name_of(const TrainerSettings& s) {
   return name;
 }
 
-template <class Allocator = Eigen::aligned_allocator<float>>
-class BasicTrainer {
+class Trainer {
  public:
-  BasicTrainer(const TrainerSettings& settings, const Text& text)
+  Trainer(const TrainerSettings& settings, const Text& text)
       : settings_(resolved(settings)),
         text_(text),
         model_(settings_.model, settings_.seed, settings_.threads,
@@ -169,7 +168,7 @@ class BasicTrainer {
   const TrainerSettings& settings() const { return settings_; }
   std::int64_t step_number() const { return optimizer_.tick(); }
   bool finished() const { return step_number() >= settings_.steps; }
-  Llama<float, Allocator>& model() { return model_; }
+  Llama<float>& model() { return model_; }
   const apollo::eigen::Optimizer& optimizer() const { return optimizer_; }
   const std::vector<LogRow>& log() const { return run_.log; }
 
@@ -333,11 +332,9 @@ class BasicTrainer {
 
   TrainerSettings settings_;
   const Text& text_;
-  Llama<float, Allocator> model_;
+  Llama<float> model_;
   apollo::eigen::Optimizer optimizer_;
   Run run_;
 };
-
-using Trainer = BasicTrainer<>;
 
 }  // namespace llama

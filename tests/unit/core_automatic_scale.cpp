@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // scale = automatic: structured steps as long as AdamW's on the same gradients, so that a learning rate carries over.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cmath>

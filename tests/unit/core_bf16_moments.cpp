@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Trap 2: a second moment in bfloat16 must be able to decay. Ten thousand steps of stationary
 // gradients, then of smaller ones.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cmath>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoints: training goes on bit by bit from any step, files that do not fit are refused with all that is wrong, and what
 // is saved is the exact state and nothing else.
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <apollo/apollo.hpp>
@@ -94,9 +95,11 @@ void for_each_member(Visit&& visit) {
 TEST_CASE("training goes on bit by bit from each of a hundred steps") {
   constexpr std::int64_t last = 120;
   const Path path("resume.safetensors");
+  std::string member;
+  CAPTURE(member);
   for_each_member([&](const char* what, auto tag, const auto& options) {
     using Member = typename decltype(tag)::type;
-    CAPTURE(std::string(what));
+    member = what;
     // 100 of the steps 1 ... 119, the same in every run of the test.
     std::vector<char> stops(last, 1);
     stops[0] = 0;
@@ -164,9 +167,11 @@ TEST_CASE("a fixed projection and its moments go through a file") {
 
 TEST_CASE("the file holds the exact state, the record and a header: no random projection") {
   const Path path("size.safetensors");
+  std::string member;
+  CAPTURE(member);
   for_each_member([&](const char* what, auto tag, const auto& options) {
     using Member = typename decltype(tag)::type;
-    CAPTURE(std::string(what));
+    member = what;
     Run<Member> run(options);
     for (int t = 0; t < 3; ++t) run.step();
     apollo::save(run.optimizer, path);
@@ -273,9 +278,11 @@ TEST_CASE_TEMPLATE("rows of an array in any order are copied into a buffer and b
 
 TEST_CASE("what row-major weights saved, column-major ones load") {
   const Path path("layout.safetensors"), again("layout_again.safetensors");
+  std::string member;
+  CAPTURE(member);
   for_each_member([&](const char* what, auto tag, const auto& options) {
     using Member = typename decltype(tag)::type;
-    CAPTURE(std::string(what));
+    member = what;
     Run<Member> rows(options);
     for (int t = 1; t <= 9; ++t) rows.step();
     apollo::save(rows.optimizer, path);

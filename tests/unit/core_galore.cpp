@@ -2,6 +2,7 @@
 // Singular-vector projections: the right subspace, orthonormal whatever the gradient, refreshed when
 // due, and what becomes of
 // the moments then.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cmath>

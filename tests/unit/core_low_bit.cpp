@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Storage of few bits against its definitions in double: block formats of moments, weights in 8-bit groups, weights rounded
 // stochastically and weights split in two; their bytes, and the input that they refuse.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <bit>

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Parity with the published packages: the cases of tests/parity/reference.json, replayed in each layout.
-// not: optimised-sanitizers
 #include <nlohmann/json.hpp>
 
 #include <doctest/doctest.h>

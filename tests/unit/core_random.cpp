@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// also: fast-math
+// also: fast-math, optimised-sanitizers
 // Random numbers: Philox by its published vectors, frozen normals, streams that do not meet, and
 // sketches that keep norms.
 #include <doctest/doctest.h>

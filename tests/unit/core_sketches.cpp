@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sketches: subsampled transforms against their matrices, and what every sketch does to the norms of gradients of three kinds.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <bit>

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Steps of every algorithm against plain double arithmetic, over shapes, layouts, sides, ranks,
-// number types and gradients
-// that vanish, grow and shrink.
+// Steps of every algorithm against plain double arithmetic, over shapes, layouts, sides, ranks, number types and gradients that
+// vanish, grow and shrink.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -94,13 +95,19 @@ struct Errors {
   bool gaps = true;  ///< neither the gradient nor what lies between elements was written
 };
 
+/// Moves W by the gradient of this number as the equations say.
+using Oracle = std::function<void(Matrix& w, const Matrix& g, int step)>;
+/// How far off a step's report is.
+using Reports = std::function<double(const apollo::TensorReport&)>;
+template <class W, class G>
+using Step = std::function<apollo::TensorReport(const apollo::MatrixView<W>&, const apollo::MatrixView<const G>&)>;
+
 /// Steps `optimizer` and `oracle(W, G, step)` side by side. Weights of 16 bits are compared after each step with what
-/// rounding to nearest makes of the oracle's step from the same weights, since single roundings cannot be predicted.
-template <class Kind, class Optimizer, class Oracle, class Reports>
-Errors follow(Optimizer& optimizer, Shape shape, Layouts layout, Course course, int steps, Oracle&& oracle,
-              Reports&& reports) {
-  using W = typename Kind::W;
-  using G = typename Kind::G;
+/// rounding to nearest makes of the oracle's step from the same weights, since single roundings cannot be predicted. `step_of` is
+/// the optimizer's step(): compiled once for each Kind, not for each optimizer and test.
+template <class W, class G>
+Errors follow_step(const Step<W, G>& step_of, Shape shape, Layouts layout, Course course, int steps,
+                   const Oracle& oracle, const Reports& reports) {
   constexpr bool narrow = sizeof(W) == 2;
   Errors errors;
   Matrix expected = support::rounded<W>(support::uniform_matrix(shape.rows, shape.cols, 78));
@@ -111,13 +118,13 @@ Errors follow(Optimizer& optimizer, Shape shape, Layouts layout, Course course, 
     g.set(gradient);
     if (narrow) expected = w.get();
     oracle(expected, gradient, step);
-    const apollo::TensorReport report = optimizer.step(w.view, g.view);
+    const apollo::TensorReport report = step_of(w.view, g.view);
     errors.stepped = errors.stepped && report.stepped && report.reason == apollo::Skip::none;
     if (report.gradient_norm != apollo::not_measured) {
       const double length = support::norm(gradient);
       raise(errors.norms, length > 0 ? std::fabs(report.gradient_norm / length - 1) : std::fabs(report.gradient_norm));
     }
-    raise(errors.norms, reports(report));
+    if (reports) raise(errors.norms, reports(report));
     if (!narrow && step > 2 && step < steps) continue;
     const Matrix got = w.get();
     double error = 0;
@@ -139,9 +146,15 @@ Errors follow(Optimizer& optimizer, Shape shape, Layouts layout, Course course, 
   return errors;
 }
 
-template <class Kind, class Optimizer, class Oracle>
-Errors follow(Optimizer& optimizer, Shape shape, Layouts layout, Course course, int steps, Oracle&& oracle) {
-  return follow<Kind>(optimizer, shape, layout, course, steps, oracle, [](const apollo::TensorReport&) { return 0.0; });
+template <class Kind, class Optimizer>
+Errors follow(Optimizer& optimizer, Shape shape, Layouts layout, Course course, int steps, const Oracle& oracle,
+              const Reports& reports = nullptr) {
+  using W = typename Kind::W;
+  using G = typename Kind::G;
+  const auto step = [&](const apollo::MatrixView<W>& w, const apollo::MatrixView<const G>& g) {
+    return optimizer.step(w, g);
+  };
+  return follow_step<W, G>(step, shape, layout, course, steps, oracle, reports);
 }
 
 /// Worst errors of many runs, so that a test has a handful of checks and says which run was worst.
@@ -159,17 +172,17 @@ struct Worst {
   }
 };
 
-#define CHECK_WORST(worst, first_bound, last_bound, norms_bound) \
-  do {                                                           \
-    CAPTURE((worst).where_first);                                \
-    CAPTURE((worst).where_last);                                 \
-    CAPTURE((worst).where_norms);                                \
-    CHECK((worst).first <= (first_bound));                       \
-    CHECK((worst).last <= (last_bound));                         \
-    CHECK((worst).norms <= (norms_bound));                       \
-    CHECK((worst).stepped);                                      \
-    CHECK((worst).gaps);                                         \
-  } while (false)
+/// A function rather than a macro: one for all instances of the tests.
+void check_worst(const Worst& worst, double first_bound, double last_bound, double norms_bound) {
+  CAPTURE(worst.where_first);
+  CAPTURE(worst.where_last);
+  CAPTURE(worst.where_norms);
+  CHECK(worst.first <= first_bound);
+  CHECK(worst.last <= last_bound);
+  CHECK(worst.norms <= norms_bound);
+  CHECK(worst.stepped);
+  CHECK(worst.gaps);
+}
 
 std::string describe(Shape shape, Layouts layout, const char* more, Index number = 0, int flag = 0) {
   return apollo::text(shape) + " layouts " + std::to_string(static_cast<int>(layout.weight)) + "/" +
@@ -235,7 +248,7 @@ TEST_CASE_TEMPLATE("AdamW in both orders", Kind, ALL_TYPES) {
                                    [&](Matrix& w, const Matrix& g, int) { oracle.step(w, g); }),
                       describe(shape, layout, "order", static_cast<Index>(order), static_cast<int>(course)));
           }
-  CHECK_WORST(worst, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
+  check_worst(worst, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
 }
 
 TEST_CASE_TEMPLATE("SGD, decay decoupled and coupled", Kind, ALL_TYPES) {
@@ -254,7 +267,7 @@ TEST_CASE_TEMPLATE("SGD, decay decoupled and coupled", Kind, ALL_TYPES) {
                     describe(shape, layout, "decay", static_cast<Index>(decay)));
           CHECK(optimizer.state_bytes() == 0);
         }
-  CHECK_WORST(worst, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
+  check_worst(worst, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
 }
 
 TEST_CASE_TEMPLATE("SGD with momentum: M = mu M + G without a factor 1 - mu", Kind, ALL_TYPES) {
@@ -272,7 +285,7 @@ TEST_CASE_TEMPLATE("SGD with momentum: M = mu M + G without a factor 1 - mu", Ki
                                  [&](Matrix& w, const Matrix& g, int) { oracle.step(w, g); }),
                     describe(shape, layout, "decay", static_cast<Index>(decay)));
         }
-  CHECK_WORST(worst, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
+  check_worst(worst, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
 }
 
 TEST_CASE_TEMPLATE("APOLLO with a given projection: every side, rank and limiter", Kind, ALL_TYPES) {
@@ -321,9 +334,9 @@ TEST_CASE_TEMPLATE("APOLLO with a given projection: every side, rank and limiter
             }
           }
         }
-  CHECK_WORST(free, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
+  check_worst(free, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
   // The limiter remembers a norm in single precision, whatever the weights.
-  CHECK_WORST(limited, std::fmax(Tolerance<T>::first, 1e-7), std::fmax(Tolerance<T>::last, 1e-6),
+  check_worst(limited, std::fmax(Tolerance<T>::first, 1e-7), std::fmax(Tolerance<T>::last, 1e-6),
               std::fmax(Tolerance<T>::norms, 1e-6));
 }
 
@@ -353,7 +366,7 @@ TEST_CASE_TEMPLATE("APOLLO-Mini with a given projection: one scale for the tenso
                         [&](Matrix& w, const Matrix& g, int) { oracle.step(w, g, &p); }, reports),
                     describe(shape, layout, "type", static_cast<Index>(type)));
         }
-  CHECK_WORST(worst, std::fmax(Tolerance<T>::first, 1e-6), std::fmax(Tolerance<T>::last, 1e-6),
+  check_worst(worst, std::fmax(Tolerance<T>::first, 1e-6), std::fmax(Tolerance<T>::last, 1e-6),
               std::fmax(Tolerance<T>::norms, 1e-6));
 }
 
@@ -379,7 +392,7 @@ TEST_CASE_TEMPLATE("GaLore with a given projection: alpha is not under a root", 
                       describe(shape, layout, "rank", rank, static_cast<int>(type)));
           }
         }
-  CHECK_WORST(worst, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
+  check_worst(worst, Tolerance<T>::first, Tolerance<T>::last, Tolerance<T>::norms);
 }
 
 TEST_CASE_TEMPLATE("structured AdamW: nothing projected, the channels an option", Kind, ALL_TYPES) {
@@ -411,7 +424,7 @@ TEST_CASE_TEMPLATE("structured AdamW: nothing projected, the channels an option"
                       [&](const apollo::TensorReport& r) { return off(r.update_norm, whole.update_norm); }),
                   describe(shape, layout, "tensor"));
       }
-  CHECK_WORST(worst, std::fmax(Tolerance<T>::first, 1e-7), std::fmax(Tolerance<T>::last, 1e-6),
+  check_worst(worst, std::fmax(Tolerance<T>::first, 1e-7), std::fmax(Tolerance<T>::last, 1e-6),
               std::fmax(Tolerance<T>::norms, 1e-6));
 }
 
@@ -468,8 +481,8 @@ TEST_CASE_TEMPLATE("a random projection is what its stream says, drawn anew ever
           run(Double{}, twice, exact);
         }
       }
-  CHECK_WORST(worst, 2e-6, 1e-5, 1e-4);
-  CHECK_WORST(exact, 1e-7, 1e-6, 1e-6);
+  check_worst(worst, 2e-6, 1e-5, 1e-4);
+  check_worst(exact, 1e-7, 1e-6, 1e-6);
 }
 
 TEST_CASE_TEMPLATE("APOLLO-Mini and GaLore's lift with a random projection", T, float, double) {
@@ -506,8 +519,8 @@ TEST_CASE_TEMPLATE("APOLLO-Mini and GaLore's lift with a random projection", T, 
                               }),
                  describe(shape, layout, "lift"));
     }
-  CHECK_WORST(mini, 2e-6, 1e-5, 1e-5);
-  CHECK_WORST(lifted, std::fmax(Tolerance<T>::first, 1e-6), 1e-5, 1e-5);
+  check_worst(mini, 2e-6, 1e-5, 1e-5);
+  check_worst(lifted, std::fmax(Tolerance<T>::first, 1e-6), 1e-5, 1e-5);
 }
 
 TEST_CASE("shapes of several tiles, on either side") {
@@ -544,7 +557,7 @@ TEST_CASE("shapes of several tiles, on either side") {
                                [&](Matrix& w, const Matrix& g, int) { adam.step(w, g); }),
                   describe(shape, layout, "adamw"));
       }
-  CHECK_WORST(worst, 2e-6, 2e-6, 2e-5);
+  check_worst(worst, 2e-6, 2e-6, 2e-5);
 }
 
 TEST_CASE_TEMPLATE("the layout of a weight changes no bit of its steps", T, float, double) {

@@ -2,7 +2,7 @@
 // One test for each trap of the reference implementations that the optimizers of one tensor can show, by number. (Trap 2 is
 // in core_bf16_moments; traps of whole models, checkpoints and schedules stand with those.)
 // also: fast-math
-// not: optimised-sanitizers
+// not: optimised
 #include <doctest/doctest.h>
 
 #include <cmath>

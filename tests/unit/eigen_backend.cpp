@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // EigenBackend against the reference: every optimizer, layout, side, shape and rank; bad gradients, whole models.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include "eigen_compare.hpp"
@@ -116,8 +117,10 @@ TEST_CASE("a gradient factor, coupled decay and either order") {
     }
     CHECK(support::relative_error(b.get(), a.get()) <= tolerance<T>(4));
   };
+  std::string optimizer;
+  CAPTURE(optimizer);
   const auto run = [&](const char* what, auto tag, auto options) {
-    CAPTURE(std::string(what));
+    optimizer = what;
     both(tag, options);
     if constexpr (requires { options.order; }) {
       options.order = options.order == apollo::Order::torch ? apollo::Order::huggingface : apollo::Order::torch;
@@ -130,10 +133,16 @@ TEST_CASE("a gradient factor, coupled decay and either order") {
 }
 
 TEST_CASE("bad gradients are seen by every pass, wherever they are") {
-  const auto run = [](const char* what, auto tag, const auto& options) {
+  std::string name;
+  CAPTURE(name);
+  const auto check_skipped = [](const apollo::TensorReport& report) {
+    CHECK(report.reason == apollo::Skip::not_finite);
+    CHECK_FALSE(report.stepped);
+  };
+  const auto run = [&](const char* what, auto tag, const auto& options) {
     using Member = typename decltype(tag)::type;
     using Fast = typename model::Rewrap<Member>::template with<float, EigenBackend>;
-    CAPTURE(std::string(what));
+    name = what;
     for (const Layout layout : {Layout::row_major, Layout::column_major, Layout::gaps}) {
       Leaf<float> leaf("leaf", 37, 29, layout);
       Fast optimizer(leaf.w.view, options);
@@ -147,9 +156,7 @@ TEST_CASE("bad gradients are seen by every pass, wherever they are") {
         const auto i = static_cast<Index>(at % 37), j = static_cast<Index>(at / 64 % 29);
         leaf.feed(2);
         leaf.g.view(i, j) = bad;
-        const auto report = optimizer.step(leaf.w.view, leaf.g.view);
-        CHECK(report.reason == apollo::Skip::not_finite);
-        CHECK_FALSE(report.stepped);
+        check_skipped(optimizer.step(leaf.w.view, leaf.g.view));
         CHECK(optimizer.steps() == 1);
         CHECK(model::same_bits(leaf.w.memory, weights));
         CHECK(model::same_bits(support::state_of(optimizer).bytes, state));

@@ -65,6 +65,51 @@ void one_basis_if_kept(Options& options, int steps) {
     if (options.on_refresh == apollo::OnRefresh::keep) options.update_proj_gap = steps;
 }
 
+// What is compared does not depend on the optimizer, so these two are compiled once, not for each of them.
+
+/// Two reports of one step. `rounding`: the updates are made of rounding errors, only the gradients' norms can be compared.
+inline void compare_reports(const apollo::TensorReport& report, const apollo::TensorReport& expected, bool rounding) {
+  REQUIRE(expected.stepped);
+  REQUIRE(report.stepped);
+  CHECK(report.refreshed == expected.refreshed);
+  const double close = 1e-4;
+  CHECK(std::fabs(report.gradient_norm - expected.gradient_norm) <= close * std::fabs(expected.gradient_norm));
+  if (rounding) return;
+  CHECK(std::fabs(report.update_norm - expected.update_norm) <= close * std::fabs(expected.update_norm));
+  CHECK(std::fabs(report.limiter - expected.limiter) <= close * expected.limiter);
+}
+
+/// State arrays within `allowed`, bases within `basis_allowed` as the spaces that they span, numbers.
+inline void compare_states(support::StateDump here, support::StateDump there, bool rounding, double allowed,
+                           double basis_allowed) {
+  REQUIRE(here.arrays.size() == there.arrays.size());
+  // A singular vector has no sign of its own, and its moments have that of the vector: they are compared lifted.
+  for (support::StateDump* dump : {&here, &there})
+    for (const char* name : {"exp_avg", "momentum_buffer"})
+      if (dump->arrays.count("basis") != 0 && dump->arrays.count(name) != 0)
+        dump->arrays[name] = support::product(dump->arrays[name], support::transposed(dump->arrays["basis"]));
+  for (const auto& each : there.arrays) {
+    const std::string& name = each.first;
+    const Matrix& array = each.second;
+    CAPTURE(name);
+    if (name == "basis") {
+      CHECK(support::relative_error(projector(here.arrays.at(name)), projector(array)) <= basis_allowed);
+      const Matrix gram = support::product(support::transposed(here.arrays.at(name)), here.arrays.at(name));
+      for (Index i = 0; i < gram.rows; ++i)
+        for (Index j = 0; j < gram.cols; ++j) CHECK(std::fabs(gram(i, j) - (i == j ? 1 : 0)) <= 1e-5);
+    } else {
+      CHECK(support::relative_error(here.arrays.at(name), array) <= allowed);
+    }
+  }
+  for (const auto& each : there.scalars) {
+    const std::string& name = each.first;
+    const double value = each.second;
+    CAPTURE(name);
+    if (rounding && name == "previous_norm") continue;
+    CHECK(std::fabs(here.scalars.at(name) - value) <= 1e-4 * std::fabs(value));
+  }
+}
+
 /// Runs `Member` of both backends over the same gradients and compares weights, state and reports.
 template <class T, template <class...> class Wrap, class Options>
 void compare(const Setting& s, Options options, int threads = 2) {
@@ -87,15 +132,7 @@ void compare(const Setting& s, Options options, int threads = 2) {
       CHECK(fast.accumulation_bytes() == plain.accumulation_bytes());
     }
     const auto expected = plain.step(plain_w.view, g.view);
-    const auto report = fast.step(fast_w.view, g.view);
-    REQUIRE(expected.stepped);
-    REQUIRE(report.stepped);
-    CHECK(report.refreshed == expected.refreshed);
-    const double close = 1e-4;
-    CHECK(std::fabs(report.gradient_norm - expected.gradient_norm) <= close * std::fabs(expected.gradient_norm));
-    if (rounding) continue;
-    CHECK(std::fabs(report.update_norm - expected.update_norm) <= close * std::fabs(expected.update_norm));
-    CHECK(std::fabs(report.limiter - expected.limiter) <= close * expected.limiter);
+    compare_reports(fast.step(fast_w.view, g.view), expected, rounding);
   }
   CHECK(plain.steps() == fast.steps());
   CHECK(fast_w.gaps_untouched());
@@ -103,39 +140,11 @@ void compare(const Setting& s, Options options, int threads = 2) {
   // A limited residual takes up what rounding does to the weakest directions of a basis.
   const double slack = Plain::Policies::Granularity::residual ? 2 : 1;
   CHECK(support::relative_error(fast_w.get(), plain_w.get()) <= slack * tolerance<T>(s.steps));
-
-  auto here = support::state_of(fast), there = support::state_of(plain);
-  REQUIRE(here.arrays.size() == there.arrays.size());
-  // A singular vector has no sign of its own, and its moments have that of the vector: they are compared lifted.
-  for (support::StateDump* dump : {&here, &there})
-    for (const char* name : {"exp_avg", "momentum_buffer"})
-      if (dump->arrays.count("basis") != 0 && dump->arrays.count(name) != 0)
-        dump->arrays[name] = support::product(dump->arrays[name], support::transposed(dump->arrays["basis"]));
-  for (const auto& each : there.arrays) {
-    const std::string& name = each.first;
-    const Matrix& array = each.second;
-    CAPTURE(name);
-    // Stored in bfloat16 with random rounding, a value may fall one place to the other side.
-    using Stored = apollo::stored_t<typename Plain::Policies::Moments, apollo::arithmetic_t<T>>;
-    constexpr bool narrow = std::is_same_v<Stored, apollo::bfloat16>;
-    const double allowed = narrow ? 0x1p-5 : 2e-3;
-    if (name == "basis") {
-      CHECK(support::relative_error(projector(here.arrays.at(name)), projector(array)) <=
-            (std::is_same_v<T, double> ? 1e-9 : 2e-3));
-      const Matrix gram = support::product(support::transposed(here.arrays.at(name)), here.arrays.at(name));
-      for (Index i = 0; i < gram.rows; ++i)
-        for (Index j = 0; j < gram.cols; ++j) CHECK(std::fabs(gram(i, j) - (i == j ? 1 : 0)) <= 1e-5);
-    } else {
-      CHECK(support::relative_error(here.arrays.at(name), array) <= allowed);
-    }
-  }
-  for (const auto& each : there.scalars) {
-    const std::string& name = each.first;
-    const double value = each.second;
-    CAPTURE(name);
-    if (rounding && name == "previous_norm") continue;
-    CHECK(std::fabs(here.scalars.at(name) - value) <= 1e-4 * std::fabs(value));
-  }
+  // Stored in bfloat16 with random rounding, a value may fall one place to the other side.
+  using Stored = apollo::stored_t<typename Plain::Policies::Moments, apollo::arithmetic_t<T>>;
+  constexpr bool narrow = std::is_same_v<Stored, apollo::bfloat16>;
+  compare_states(support::state_of(fast), support::state_of(plain), rounding, narrow ? 0x1p-5 : 2e-3,
+                 std::is_same_v<T, double> ? 1e-9 : 2e-3);
 }
 
 /// eps is large, so that signs of sums near zero do not decide steps.
@@ -150,9 +159,11 @@ void every_optimizer(const Setting& s, int gap) {
   CAPTURE(static_cast<int>(s.weight));
   CAPTURE(static_cast<int>(s.gradient));
   CAPTURE(std::string(apollo::type_name<T>));
+  std::string optimizer;
+  CAPTURE(optimizer);  // the one at hand: a context's text is made when a check fails
   const auto run = [&](const char* what, auto tag, const auto& options) {
     using Member = typename decltype(tag)::type;
-    CAPTURE(std::string(what));
+    optimizer = what;
     compare<T, model::Rewrap<Member>::template with>(s, options);
   };
   model::for_each_dense<>(run, eps);

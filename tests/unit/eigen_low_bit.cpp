@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-bit storage on EigenBackend beside the reference: the same codes but for ties, the same random bits, in every layout
 // of memory, and weights that lie otherwise than planned.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cmath>

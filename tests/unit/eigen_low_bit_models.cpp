@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-bit storage on EigenBackend: the same bits for any number of threads, and whole models in 8 bits, saved and loaded half-way.
-// not: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products of the Eigen backend against sums in double: every layout, value type, size at an edge, and instruction set.
-// also: blas
+// also: blas, optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cmath>

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same bits for any number of threads, with OpenMP, with a pool of the caller's, and for concurrent layer-wise steps.
 // also: threads
-// not: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <atomic>

@@ -212,10 +212,6 @@ TEST_CASE("activations computed once more give the same bits, with float weights
   }
 }
 
-TEST_CASE("int8 weights are for models that compute in float") {
-  CHECK_THROWS_AS(Llama<double>({}, 1, 1, Gradients::whole, WeightType::int8), std::logic_error);
-}
-
 TEST_CASE("files hold codes and ranges, and read back the same") {
   const std::string path = "llama_int8.safetensors";
   for (const Config& config : configs()) {

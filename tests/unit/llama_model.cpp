@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The LLaMA example's model: its loss against the published equations written out once more, its gradients against finite
 // differences, and what the trainer counts on: causality, the same bits for any number of threads, units from last to first.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "llama/model.hpp"
+#include "llama/passes.hpp"  // for Llama<double>
 #include "support.hpp"
 
 namespace {
@@ -445,4 +447,8 @@ TEST_CASE("bad shapes and tokens are refused with value and bound") {
     CHECK(mentions(refusal([&] { model.loss(batch); }), {std::to_string(token).c_str(), "256"}));
   }
   CHECK(mentions(refusal([&] { model.loss({}); }), {"no tokens"}));
+}
+
+TEST_CASE("int8 weights are for models that compute in float") {
+  CHECK_THROWS_AS(Llama<double>({}, 1, 1, Gradients::whole, llama::WeightType::int8), std::logic_error);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The LLaMA example's matrix products, by either library, against plain sums in double.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cstddef>

@@ -28,6 +28,7 @@
 namespace {
 
 namespace fs = std::filesystem;
+using llama::GradientMemory;
 using llama::Index;
 using llama::Parameter;
 using llama::Text;
@@ -55,16 +56,14 @@ TrainerSettings settings(std::string_view optimizer) {
   return s;
 }
 
-template <class SomeTrainer>
-void train(SomeTrainer& trainer, std::int64_t until) {
+void train(Trainer& trainer, std::int64_t until) {
   while (trainer.step_number() < until) {
     trainer.step();
     if (trainer.step_number() % 3 == 0) trainer.note_validation_loss(2);
   }
 }
 
-template <class SomeTrainer>
-Eigen::VectorXf weights_of(SomeTrainer& trainer) {
+Eigen::VectorXf weights_of(Trainer& trainer) {
   Eigen::VectorXf all(llama::parameter_count(trainer.settings().model));
   float* to = all.data();
   auto& model = trainer.model();
@@ -125,24 +124,6 @@ std::string load_refusal(Trainer& trainer, const fs::path& checkpoint) {
   }
   return {};
 }
-
-/// Counts the bytes of gradients.
-std::size_t live = 0, peak = 0;
-template <class T>
-struct Counting {
-  using value_type = T;
-  T* allocate(std::size_t count) {
-    live += count * sizeof(T);
-    peak = std::max(peak, live);
-    return Eigen::aligned_allocator<T>().allocate(count);
-  }
-  void deallocate(T* memory, std::size_t count) {
-    live -= count * sizeof(T);
-    Eigen::aligned_allocator<T>().deallocate(memory, count);
-  }
-  bool operator==(const Counting&) const { return true; }
-};
-using CountingTrainer = llama::BasicTrainer<Counting<float>>;
 
 /// The bytes of state that the published algorithm keeps for a matrix.
 Index published_state(std::string_view optimizer, Index rank, Index rows, Index cols) {
@@ -304,18 +285,21 @@ TEST_CASE("steps inside the backward pass give the same bits with one layer's gr
         for (const Parameter& p : llama::parameters_of(s.model))
           units[p.unit] += 4 * static_cast<std::size_t>(p.size());
 
-        live = peak = 0;
-        CountingTrainer ordinary(s, text);
+        GradientMemory::restart();
+        std::size_t before = GradientMemory::live;
+        Trainer ordinary(s, text);
         train(ordinary, 5);
-        CHECK(peak == units[0] + units[1] + units[2] + units[3]);
+        CHECK(GradientMemory::peak - before == units[0] + units[1] + units[2] + units[3]);
 
-        live = peak = 0;
+        GradientMemory::restart();
+        before = GradientMemory::live;
         s.layerwise = true;
-        CountingTrainer layerwise(s, text);
+        Trainer layerwise(s, text);
         train(layerwise, 5);
         const std::size_t largest = *std::max_element(units.begin() + (tied ? 1 : 0), units.end());
-        CHECK(peak == largest + (tied ? units[0] : 0));  // both ends of the backward pass write a tied embedding's
-        CHECK(live == peak);
+        CHECK(GradientMemory::peak - before ==
+              largest + (tied ? units[0] : 0));  // both ends of the backward pass write a tied embedding's
+        CHECK(GradientMemory::live.load() == GradientMemory::peak.load());
         CHECK(same_run(layerwise, ordinary));
       }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The planner's inputs and outputs: presets, config.json, safetensors headers and budgets, well-formed, malformed and fuzzed;
 // tables, verdicts and bars.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cstdint>
