@@ -123,9 +123,12 @@ std::vector<Outcome> run_members(const Device& device) {
   suite.template run<Flora<RandomProjection<SparseSign>, MeanMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
       "Flora by sparse signs, all stochastic", {.lr = 0.01, .rank = 16, .update_proj_gap = 2});
   suite.template run<StructuredAdamW<>, float, float>("structured AdamW, fp32", {.lr = 0.01});
-  suite.template run<StructuredAdamW<StochasticWeights>, bfloat16, bfloat16>("structured AdamW, bf16", {.lr = 0.01});
+  suite.template run<StructuredAdamW<Half, StochasticWeights>, bfloat16, bfloat16>("structured AdamW, all stochastic",
+                                                                                   {.lr = 0.01});
   suite.template run<ColumnNormalizedSgd<>, float, bfloat16>("SCALE, fp32, bf16 gradients", {.lr = 0.01});
   suite.template run<ColumnNormalizedSgd<MeanMoments<>>, bfloat16, bfloat16>("SCALE with momentum, bf16", {.lr = 0.01});
+  suite.template run<ColumnNormalizedSgd<MeanMoments<bfloat16>>, float, float>("SCALE with bf16 momentum, fp32",
+                                                                               {.lr = 0.01});
   suite.template run<AdamMini<>, float, float>("Adam-mini, fp32", {.lr = 0.01});
   suite.template run<AdamMini<BlockAdamMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
       "Adam-mini, all stochastic", {.lr = 0.01, .block = 0});

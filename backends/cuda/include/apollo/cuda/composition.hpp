@@ -56,9 +56,6 @@ struct Composition {
 
   static_assert(Policies::one_pass || projected || by_channel,
                 "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
-  static_assert(!unprojected || Moments::buffers == 0 || std::is_same_v<Stored, float>,
-                "apollo: apollo::cuda keeps moments of structured updates without a projection as float; see "
-                "docs/cuda.md.");
   static_assert(
       !projected || draws_signs || draws_numbers || has_basis,
       "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher and SvdProjection; see docs/cuda.md.");

@@ -69,7 +69,40 @@ struct RoundingBytes {
   }
 };
 
-/// Those bits of `size` adjacent values, from one on that it divides: words in registers instead of bytes by address.
+/// The random bytes of up to `lines` adjacent lines of memory, of the storage run that begins at value `at` of each; where lines
+/// are joined, `at` is 0 and they are those of the lines' whole range.
+template <int lines>
+struct LineBytes {
+  RoundingBytes run[lines + 1];
+
+  /// The share of thread t of them all, for `count` lines from `first` on.
+  APOLLO_INLINE void draw(const Entry& entry, const RandomStream& stream, Index first, int count, Index at, int t) {
+    const Index begin = first_run(entry, first, at), step = step_of(entry);
+    const Index last = entry.length < storage_block ? ((first + count) * entry.length - 1) / storage_block
+                                                    : begin + (count - 1) * step;
+    for (int i = t; i < (lines + 1) * RoundingBytes::blocks; i += threads) {
+      const int slot = i / RoundingBytes::blocks;
+      if (begin + slot * step <= last) run[slot].draw(stream, begin + slot * step, i % RoundingBytes::blocks);
+    }
+  }
+  /// The 16 bits of value `in_line` of a line, one of the storage run drawn.
+  APOLLO_INLINE std::uint32_t bits_of(const Entry& entry, Index first, Index line, Index in_line) const {
+    if (entry.length >= storage_block) return run[line - first].bits_of(static_cast<int>(in_line % storage_block));
+    const Index value = line * entry.length + in_line;
+    return run[value / storage_block - first_run(entry, first, 0)].bits_of(static_cast<int>(value % storage_block));
+  }
+
+ private:
+  APOLLO_INLINE static Index step_of(const Entry& entry) {
+    return entry.length < storage_block ? 1 : (entry.length + storage_block - 1) / storage_block;
+  }
+  APOLLO_INLINE static Index first_run(const Entry& entry, Index first, Index at) {
+    if (entry.length < storage_block) return first * entry.length / storage_block;
+    return first * step_of(entry) + at / storage_block;
+  }
+};
+
+/// The 16 bits of `size` adjacent values of a run, from one on that it divides: words in registers instead of bytes by address.
 template <int size>
 struct RoundingBits {
   static_assert(size % 4 == 0 && 16 % size == 0);

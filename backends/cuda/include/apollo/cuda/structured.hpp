@@ -202,7 +202,7 @@ template <class Policies, class W, class G>
 struct Apply {
   static constexpr bool per_channel = Policies::Granularity::per_channel;
   static constexpr bool of_momentum = scales_momentum<Policies>;
-  using X = std::conditional_t<of_momentum, float, G>;
+  using X = std::conditional_t<of_momentum, stored_t<typename Policies::Moments, float>, G>;
   static constexpr bool rounds = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
 
   static constexpr const char* kernel = "Apply";
