@@ -108,6 +108,9 @@ std::vector<Outcome> run_members(const Device& device) {
   suite.template run<AdamW<>, bfloat16, bfloat16>("AdamW, bf16", {.lr = 0.01});
   suite.template run<AdamW<Half, StochasticWeights>, bfloat16, bfloat16>("AdamW, bf16, all stochastic", {.lr = 0.01});
   suite.template run<AdamW<Half>, float, bfloat16>("AdamW, fp32, bf16 moments and gradients", {.lr = 0.01});
+  suite.template run<AdamW<AdamMoments<Int8Linear>>, float, float>("AdamW, moments in 8 bits", {.lr = 0.01});
+  suite.template run<AdamW<AdamMoments<Int4>, StochasticWeights>, bfloat16, bfloat16>("AdamW, moments in 4 bits, bf16",
+                                                                                      {.lr = 0.01});
   suite.template run<ApolloMini<>, float, float>("APOLLO-Mini, fp32", {.lr = 0.01});
   suite.template run<ApolloMini<Half, StochasticWeights>, bfloat16, bfloat16>("APOLLO-Mini, bf16, all stochastic",
                                                                               {.lr = 0.01});
@@ -122,6 +125,10 @@ std::vector<Outcome> run_members(const Device& device) {
   suite.template run<Flora<>, float, float>("Flora by normals, fp32", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
   suite.template run<Flora<RandomProjection<SparseSign>, MeanMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
       "Flora by sparse signs, all stochastic", {.lr = 0.01, .rank = 16, .update_proj_gap = 2});
+  suite.template run<Apollo<AdamMoments<Int8Linear>, SplitWeights>, bfloat16, bfloat16>(
+      "APOLLO by sparse signs, moments in 8 bits, split weights", {.lr = 0.01, .rank = 16});
+  suite.template run<Flora<MeanMoments<Int8Dynamic>, SplitWeights>, bfloat16, bfloat16>(
+      "Flora by normals, momentum in 8 bits, split weights", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
   suite.template run<StructuredAdamW<>, float, float>("structured AdamW, fp32", {.lr = 0.01});
   suite.template run<StructuredAdamW<Half, StochasticWeights>, bfloat16, bfloat16>("structured AdamW, all stochastic",
                                                                                    {.lr = 0.01});
@@ -132,6 +139,8 @@ std::vector<Outcome> run_members(const Device& device) {
   suite.template run<AdamMini<>, float, float>("Adam-mini, fp32", {.lr = 0.01});
   suite.template run<AdamMini<BlockAdamMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
       "Adam-mini, all stochastic", {.lr = 0.01, .block = 0});
+  suite.template run<AdamMini<BlockAdamMoments<Int4>, StochasticWeights>, bfloat16, bfloat16>(
+      "Adam-mini, moments in 4 bits", {.lr = 0.01, .block = 0});
   suite.template run<Sgd<>, float, float>("SGD, fp32", {.lr = 0.1});
   suite.template run<SgdMomentum<>, bfloat16, float>("SGD with momentum, bf16", {.lr = 0.1});
   return suite.outcomes;

@@ -33,11 +33,12 @@ template <class Device>
 struct Tensor {
   std::string name;
   Entry entry;
-  Index moment_bytes = 0;  ///< of each buffer
+  Index moment_bytes = 0;  ///< of each buffer: in blocks codes, and from the next multiple of 16 on their scales
   int moment_buffers = 0;
   Memory<Device> moments;
   Memory<Device> basis;
   Memory<Device> shared;
+  Memory<Device> remainder;
   Memory<Device> scratch;
 };
 
@@ -61,10 +62,12 @@ enum class Pass {
   by_draw,
   along_channels,
   across_channels,
+  by_moment_run,
   by_moment,
   old_draw,
   by_turn,
   by_rotation,
+  by_rotated_run,
   by_residual,
   count
 };

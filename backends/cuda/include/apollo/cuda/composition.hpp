@@ -32,6 +32,12 @@ struct Composition {
   static constexpr bool by_block = Policies::by_block;
   static constexpr bool by_channel = unprojected || by_block;
 
+  /// Moments of few bits, whose blocks share a scale.
+  static constexpr bool moments_in_blocks = Moments::buffers > 0 && is_block_format<Stored>;
+
+  /// The lower halves of weights are state.
+  static constexpr bool splits_weights = Policies::Weights::keeps_remainder;
+
   /// P is computed from gradients and kept.
   static constexpr bool has_basis = std::is_same_v<Projection, SvdProjection>;
   /// P is drawn: as tables of sparse signs, or as numbers.
@@ -59,9 +65,12 @@ struct Composition {
   static_assert(
       !projected || draws_signs || draws_numbers || has_basis,
       "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher and SvdProjection; see docs/cuda.md.");
-  static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
-                "apollo: apollo::cuda keeps moments as float or apollo::bfloat16; see docs/cuda.md.");
-  static_assert(!Policies::Weights::keeps_remainder, "apollo: apollo::cuda has no SplitWeights; see docs/cuda.md.");
+  static_assert(!unprojected || !moments_in_blocks,
+                "apollo: apollo::cuda keeps moments of structured updates without a projection as float or "
+                "apollo::bfloat16; see docs/cuda.md.");
+  static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16> || is_block_format<Stored>,
+                "apollo: apollo::cuda keeps moments as float, apollo::bfloat16, Int8Linear, Int8Dynamic or Int4; see "
+                "docs/cuda.md.");
 };
 
 }  // namespace apollo::cuda
