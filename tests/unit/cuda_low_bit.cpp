@@ -130,3 +130,105 @@ TEST_CASE("projected moments in blocks, kept, reset and turned at refreshes") {
   check_same<apollo::ApolloMini<AdamMoments<Int4>>, bfloat16, float>({.lr = 0.02});
   check_same<apollo::Flora<MeanMoments<Int8Dynamic>>, bfloat16, float>({.lr = 0.1, .rank = 4, .update_proj_gap = 2});
 }
+
+namespace {
+
+/// Weights in groups, codes and ranges on the emulated device, beside an Int8Matrix on the reference backend.
+template <class Member>
+void check_groups(const typename Member::Options& options, Index group_size, const Emulation& how = {}) {
+  const std::vector<Leaf> tensors = {{5, 7}, {70, 264}, {6, 515}, {301, 1}, {33, 25}};
+  EmulatedOptimizer device{Emulator(how)};
+  apollo::Optimizer host;
+  const auto on_device = device.add_group<Member>(options);
+  const auto on_host = host.add_group<Member>(options);
+  std::vector<apollo::Int8Matrix> matrices;
+  std::vector<apollo::cuda::Memory<Emulator>> codes, ranges;
+  std::vector<Array<float>> device_g;
+  std::vector<std::unique_ptr<support::Tensor<float>>> host_g;
+  matrices.reserve(tensors.size());
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Leaf& leaf = tensors[i];
+    const support::Tensor<float> from(start(leaf, i), support::Layout::row_major);
+    apollo::Int8Matrix& matrix = matrices.emplace_back(leaf.rows, leaf.cols, group_size);
+    matrix.quantize(0, leaf.rows, from.memory.data());
+    codes.emplace_back(device.device(), static_cast<Index>(matrix.codes().size()), "", "codes");
+    ranges.emplace_back(device.device(), matrix.bytes() - codes[i].bytes(), "", "ranges");
+    device.device().write(codes[i].as<void>(), matrix.codes().data(), codes[i].bytes(), {});
+    device.device().write(ranges[i].as<void>(), matrix.ranges().data(), ranges[i].bytes(), {});
+    apollo::MatrixView<apollo::int8_groups> view = matrix.view();
+    view.data = codes[i].as<std::uint8_t>();
+    view.ranges = ranges[i].as<apollo::GroupRange>();
+    device_g.emplace_back(device.device(), gradient(leaf, i, 0));
+    host_g.push_back(std::make_unique<support::Tensor<float>>(start(leaf, i), support::Layout::row_major));
+    device.add(on_device, leaf_name(i), view, device_g[i].view());
+    host.add(on_host, leaf_name(i), matrix, host_g[i]->view);
+  }
+  for (int step = 0; step < 4; ++step) {
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      device_g[i].set(gradient(tensors[i], i, step));
+      host_g[i]->set(support::rounded<float>(gradient(tensors[i], i, step)));
+    }
+    device.step();
+    host.step();
+  }
+  double different = 0, all = 0;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    for (std::size_t k = 0; k < matrices[i].codes().size(); ++k, ++all)
+      different += codes[i].as<std::uint8_t>()[k] == matrices[i].codes()[k] ? 0 : 1;
+    for (std::size_t k = 0; k < matrices[i].ranges().size(); ++k, ++all) {
+      const apollo::GroupRange &a = ranges[i].as<apollo::GroupRange>()[k], &b = matrices[i].ranges()[k];
+      different += a.minimum == b.minimum && a.scale == b.scale ? 0 : 1;
+    }
+  }
+  CHECK(different / all <= 2e-3);
+}
+
+}  // namespace
+
+TEST_CASE("weights in 8-bit groups have the reference's codes and ranges") {
+  check_groups<AdamW<>>({.lr = 0.01}, 32);
+  check_groups<apollo::AdamW8bit<StochasticWeights>>({.lr = 0.01, .weight_decay = 0.1}, 128);
+  check_groups<apollo::QApollo<>>({.lr = 0.02, .rank = 4}, 256);
+  check_groups<apollo::Flora<apollo::RandomProjection<apollo::SparseSign>, StochasticWeights>>(
+      {.lr = 0.1, .rank = 4, .update_proj_gap = 2}, 64, {.workers = 3});
+}
+
+TEST_CASE("weights in groups are refused where their ranges or codes cannot be stepped") {
+  EmulatedOptimizer optimizer;
+  const auto group = optimizer.add_group(apollo::AdamWOptions{});
+  Array<float> g(optimizer.device(), Matrix(4, 300, 1.0));
+  apollo::cuda::Memory<Emulator> codes(optimizer.device(), 1200, "", "codes"),
+      ranges(optimizer.device(), 96, "", "ranges");
+  apollo::Int8Matrix matrix(4, 300, 128);
+  auto view = matrix.view();
+  const auto add = [&] { optimizer.add(group, "w", view, g.view()); };
+  CHECK(support::mentions(support::refusal(add), {"'w'", "weight", "not memory"}));
+  view.data = codes.as<std::uint8_t>();
+  CHECK(support::mentions(support::refusal(add), {"'w'", "ranges", "not memory"}));
+  view.ranges = nullptr;
+  CHECK(support::mentions(support::refusal(add), {"'w'", "no ranges"}));
+  view.ranges = ranges.as<apollo::GroupRange>();
+  view.group_size = 100;
+  CHECK(support::mentions(support::refusal(add), {"'w'", "group_size = 100", "128"}));
+  view.group_size = 64;  // has more ranges
+  CHECK(support::mentions(support::refusal(add), {"'w'", "ranges", "not memory"}));
+  CHECK(optimizer.state_bytes() == 0);
+}
+
+TEST_CASE("the same bits for any number of workers, and with a thread for each of a block") {
+  using One = AdamW<AdamMoments<Int8Linear>, SplitWeights>;
+  using Low = apollo::Flora<MeanMoments<Int4>, StochasticWeights>;
+  const apollo::FloraOptions options{.lr = 0.1, .rank = 4, .update_proj_gap = 1};
+  const Result one = run<One, bfloat16, float>(leaves, {.lr = 0.01}, 3);
+  const Result low = run<Low, bfloat16, float>(leaves, options, 3);
+  for (const int workers : {2, 5}) {
+    CHECK(same_bits(one, run<One, bfloat16, float>(leaves, {.lr = 0.01}, 3, {.workers = workers})));
+    CHECK(same_bits(low, run<Low, bfloat16, float>(leaves, options, 3, {.workers = workers})));
+  }
+  const std::vector<Leaf> few = {{30, 20}, {3, 300}};
+  CHECK(same_bits(run<One, bfloat16, float>(few, {.lr = 0.01}, 2),
+                  run<One, bfloat16, float>(few, {.lr = 0.01}, 2, {.in_step = true})));
+  const std::vector<Leaf> square = {{30, 20}, {20, 30}};
+  CHECK(same_bits(run<Low, bfloat16, float>(square, options, 2),
+                  run<Low, bfloat16, float>(square, options, 2, {.in_step = true})));
+}

@@ -67,7 +67,7 @@ class BasicOptimizer {
   }
 
   /// Registers a tensor and allocates its state. W and G are views of device memory without gaps, row- or column-major,
-  /// float or bfloat16. The name is its identity: random streams go by it. Vectors in a group with a projection get dense moments.
+  /// float or bfloat16; W also of int8_groups, its codes and ranges on the device. The name is its identity: random streams go by it. Vectors in a group with a projection get dense moments.
   /// Errors, before anything is changed: those of make_plan; memory of the host or of another device; a view with gaps;
   /// shapes or orders that differ; a name that is taken; too little memory on the device.
   template <class Policies, class W, class G>
@@ -92,8 +92,7 @@ class BasicOptimizer {
     check_view(check, "weight", weight);
     request.order = memory_order(weight);
     check_gradient<W, Gradient>(check, weight.shape(), request.order, gradient);
-    request.weight = weight.data;
-    request.gradient = gradient.data;
+    take_memory(request, weight, gradient);
     Place place;
     if (Policies::Projection::projects && Groups::is_vector(weight.shape())) {
       request.settings.scale = 1;
@@ -108,11 +107,13 @@ class BasicOptimizer {
     ids_.emplace(request.id, request.name);
     prepared_ = false;
   }
-  /// Without a gradient until the next rebind, of the weight's type: the tensor is not stepped.
+  /// Without a gradient until the next rebind, of the weight's type (float for groups): the tensor is not stepped.
   template <class Policies, class W>
   void add(Group<Policies> group, std::string_view name, const MatrixView<W>& weight, NoGradient, Stream stream = {}) {
     add(group, name, weight,
-        MatrixView<const W>(nullptr, weight.rows, weight.cols, weight.row_stride, weight.col_stride), stream);
+        MatrixView<const std::conditional_t<is_grouped<W>, float, W>>(nullptr, weight.rows, weight.cols,
+                                                                      weight.row_stride, weight.col_stride),
+        stream);
   }
 
   /// Gives a tensor other memory of the same shape, order and value types. Waits for the stream. Errors: as add.
@@ -132,7 +133,9 @@ class BasicOptimizer {
     const bool aligned = reinterpret_cast<std::uintptr_t>(weight.data) % 16 == 0 &&
                          reinterpret_cast<std::uintptr_t>(gradient.data) % 16 == 0;
     until_refresh_ = 0;
-    place.batch->bind(device_, place.number, weight.data, gradient.data, aligned, stream);
+    TensorRequest to;
+    take_memory(to, weight, gradient);
+    place.batch->bind(device_, place.number, to, aligned, stream);
   }
 
   // --- steps ------------------------------------------------------------------------------------------------------------
@@ -280,10 +283,21 @@ class BasicOptimizer {
 
   template <class W, class Gradient>
   static void check_types() {
-    static_assert(std::is_same_v<W, float> || std::is_same_v<W, bfloat16>,
-                  "apollo: apollo::cuda steps weights of float or apollo::bfloat16; see docs/cuda.md.");
+    static_assert(
+        std::is_same_v<W, float> || std::is_same_v<W, bfloat16> || is_grouped<W>,
+        "apollo: apollo::cuda steps weights of float, apollo::bfloat16 or apollo::int8_groups; see docs/cuda.md.");
     static_assert(std::is_same_v<Gradient, float> || std::is_same_v<Gradient, bfloat16>,
                   "apollo: apollo::cuda takes gradients of float or apollo::bfloat16; see docs/cuda.md.");
+  }
+
+  template <class W, class G>
+  static void take_memory(TensorRequest& request, const MatrixView<W>& weight, const MatrixView<G>& gradient) {
+    request.weight = weight.data;
+    request.gradient = gradient.data;
+    if constexpr (is_grouped<W>) {
+      request.ranges = weight.ranges;
+      while (Index{1} << request.group_bits < weight.group_size) ++request.group_bits;
+    }
   }
 
   template <class T>
@@ -299,6 +313,17 @@ class BasicOptimizer {
                  " has gaps; apollo::cuda steps row- or column-major matrices without");
     const std::string refused = device_.refuses(view.data, view.size() * static_cast<Index>(sizeof(T)));
     if (!refused.empty()) check.fail(std::string("the ") + what + " " + refused);
+    if constexpr (is_grouped<T>) check_groups(check, view);
+  }
+  void check_groups(const Check& check, const MatrixView<int8_groups>& view) const {
+    if (!is_group_size(view.group_size))
+      check.fail("group_size = " + text(view.group_size) + " must be 32, 64, 128 or 256");
+    if (view.row_stride != view.cols || view.col_stride != 1)
+      check.fail("a weight in 8-bit groups must be row-major, its rows adjacent");
+    if (view.ranges == nullptr) check.fail("the weight has no ranges of its groups");
+    const Index groups = BlockedLines::of(view.rows, view.cols).count(view.group_size);
+    const std::string refused = device_.refuses(view.ranges, groups * static_cast<Index>(sizeof(GroupRange)));
+    if (!refused.empty()) check.fail("the array of the weight's ranges " + refused);
   }
   template <class W, class G>
   void check_gradient(const Check& check, Shape shape, Order2D order, const MatrixView<const G>& gradient) const {

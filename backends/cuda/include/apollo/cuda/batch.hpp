@@ -26,6 +26,8 @@ struct TensorRequest {
   const GroupInput* input = nullptr;
   void* weight = nullptr;
   const void* gradient = nullptr;
+  GroupRange* ranges = nullptr;  ///< of weights in groups
+  int group_bits = 0;            ///< of 2^this
 };
 
 /// A tensor as the host knows it.
@@ -122,10 +124,12 @@ class Batch {
   }
 
   /// Binds a tensor to other memory of the same kind.
-  void bind(const Device& device, std::size_t number, void* weight, const void* gradient, bool aligned, Stream stream) {
+  void bind(const Device& device, std::size_t number, const TensorRequest& to, bool aligned, Stream stream) {
     Entry& entry = tensors_[number].entry;
-    entry.weight = weight;
-    entry.gradient = gradient;
+    entry.weight = to.weight;
+    entry.gradient = to.gradient;
+    entry.ranges = to.ranges;
+    entry.group_bits = to.group_bits;
     entry.aligned = aligned && runs_are_aligned(entry.length, entry.lines);
     if (number < on_device_) device.write(entries_.template as<Entry>() + number, &entry, bytes_of<Entry>(1), stream);
   }

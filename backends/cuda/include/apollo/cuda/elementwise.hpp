@@ -145,13 +145,14 @@ struct Update {
   /// With a step for each channel, or more to open, eight values at a time would need more registers than there are.
   using Values = std::conditional_t<Policies::by_block || waits || Weights::split, Units<float>, Units<W>>;
   static constexpr int size = Values::size;
+  static constexpr int waiting = Moments::buffers > 0 ? Moments::buffers : 1;
 
   static constexpr const char* kernel = "Update";
   struct Shared {
     RoundingBytes weights[Weights::rounds ? runs_at_once : 1];
     RoundingBytes moments[State::rounds ? runs_at_once : 1];
     std::conditional_t<waits, WaitingRuns<1, 2>, WaitingRuns<0, 0>> waiting_weights;
-    typename State::Waiting waiting_moments;
+    std::conditional_t<waits, WaitingRuns<waiting, waiting>, WaitingRuns<0, 0>> waiting_moments;
   };
   Tables tables;
 
@@ -202,51 +203,51 @@ struct Update {
     });
   }
 
-  /// Moments in blocks are opened to where they wait afterwards, and weights wait with them: all at once would need more
-  /// registers than there are.
+  /// Moments, and weights in groups, are opened to where they wait afterwards: all at once would need more registers than there
+  /// are.
   template <class Context>
   APOLLO_HD static void in_phases(const Context& context, const Entry& entry, const StepCoefficients<float>& c,
                                   Index part, int turn, Shared& shared) {
     const auto over = [&](int t, auto&& body) { over_units<Values, true>(entry, part, turn, t, body); };
+    auto& moments = shared.waiting_moments;
+    auto& weights = shared.waiting_weights;
     context.phase([&](int t) {
-      shared.waiting_weights.clear(t);
-      if constexpr (State::in_blocks) {
-        shared.waiting_moments.clear(t);
-        over(t, [&](const Run& run, int in_part, int at, int left) {
-          Unit unit;
-          open_moments(entry, run, at, left, unit);
-          for (int b = 0; b < Moments::buffers; ++b) shared.waiting_moments.put(b, in_part, at, unit.state[b]);
-        });
-      }
+      weights.clear(t);
+      moments.clear(t);
       over(t, [&](const Run& run, int in_part, int at, int left) {
         Unit unit;
-        if constexpr (State::in_blocks)
-          for (int b = 0; b < Moments::buffers; ++b) shared.waiting_moments.get(b, in_part, at, unit.state[b]);
-        else
-          open_moments(entry, run, at, left, unit);
+        if constexpr (Weights::grouped) {
+          Weights::template open<size>(entry, run, at, left, unit.w);
+          weights.put(0, in_part, at, unit.w);
+        }
+        open_moments(entry, run, at, left, unit);
+        for (int b = 0; b < Moments::buffers; ++b) moments.put(b, in_part, at, unit.state[b]);
+      });
+      over(t, [&](const Run& run, int in_part, int at, int left) {
+        Unit unit;
+        for (int b = 0; b < Moments::buffers; ++b) moments.get(b, in_part, at, unit.state[b]);
+        if constexpr (Weights::grouped) weights.get(0, in_part, at, unit.w);
         update(entry, c, run, at, left, unit);
-        if constexpr (State::in_blocks)
-          for (int b = 0; b < Moments::buffers; ++b)
-            State::template wait<size>(shared.waiting_moments, b, in_part, at, left, unit.state[b]);
-        else
-          close_moments(entry, run, in_part, at, left, unit, shared);
-        Weights::template wait<size>(shared.waiting_weights, in_part, at, left, unit.w);
+        for (int b = 0; b < Moments::buffers; ++b)
+          State::template wait<size>(moments, b, in_part, at, left, unit.state[b]);
+        Weights::template wait<size>(weights, in_part, at, left, unit.w);
       });
     });
     context.phase([&](int t) {
-      if constexpr (Weights::grouped) shared.waiting_weights.reduce(t);
-      if constexpr (State::in_blocks) shared.waiting_moments.reduce(t);
+      if constexpr (Weights::grouped) weights.reduce(t);
+      if constexpr (State::in_blocks) moments.reduce(t);
     });
     context.phase([&](int t) {
       over(t, [&](const Run& run, int in_part, int at, int left) {
         Unit unit;
-        shared.waiting_weights.get(0, in_part, at, unit.w);
+        weights.get(0, in_part, at, unit.w);
         close_weights(entry, run, in_part, at, left, unit, shared);
       });
-      if constexpr (State::in_blocks)
-        over(t, [&](const Run& run, int in_part, int at, int left) {
-          close_moments(entry, run, in_part, at, left, Unit(), shared);
-        });
+      over(t, [&](const Run& run, int in_part, int at, int left) {
+        Unit unit;
+        for (int b = 0; b < Moments::buffers; ++b) moments.get(b, in_part, at, unit.state[b]);
+        close_moments(entry, run, in_part, at, left, unit, shared);
+      });
     });
   }
 
@@ -254,7 +255,7 @@ struct Update {
     for (int b = 0; b < Moments::buffers; ++b)
       State::template open<size>(entry, b, storage_run(entry, run), at, entry.aligned, left, unit.state[b]);
   }
-  /// `unit` holds the moments.
+  /// `unit` holds the moments, and weights in groups.
   APOLLO_INLINE static void update(const Entry& entry, const StepCoefficients<float>& c, const Run& run, int at,
                                    int left, Unit& unit) {
     float g[size], step[size];
@@ -262,7 +263,7 @@ struct Update {
       step[i] = static_cast<float>(c.step);
       if constexpr (Policies::by_block) step[i] = i < left ? channel_step_of(entry, run, at + i) : 0;
     }
-    Weights::template open<size>(entry, run, at, left, unit.w);
+    if constexpr (!Weights::grouped) Weights::template open<size>(entry, run, at, left, unit.w);
     read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
     for (int i = 0; i < size; ++i) {
       float value[2] = {0, 0};
@@ -283,7 +284,7 @@ struct Update {
                                           const Unit& unit, const Shared& shared) {
     const RoundingBits<State::rounds ? size : 0> random(shared.moments[State::rounds ? in_part : 0], at);
 #if defined(__CUDA_ARCH__)
-#pragma unroll(State::in_blocks ? 1 : 2)
+#pragma unroll
 #endif
     for (int b = 0; b < Moments::buffers; ++b)
       State::template close<size>(entry, b, storage_run(entry, run), at, entry.aligned, left, unit.state[b], random,

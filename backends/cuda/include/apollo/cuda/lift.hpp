@@ -70,7 +70,7 @@ struct ApplyLift {
     const float before = progress.c.decay_before, after = progress.c.decay_after;
     const auto length = static_cast<float>(progress.c.step);
     Change::run(context, entry, progress, tables.number(context.block()), shared,
-                [&](const Run& run, int at, int left, float* w) {
+                [&](const Run& run, int at, int left, float* w, const auto& open) {
                   constexpr int size = Values::size;
                   float lifted[size];
                   Lift<dense, size>{entry}(run, at, left, lifted);
@@ -80,6 +80,7 @@ struct ApplyLift {
                     read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
                     for (int i = 0; i < left; ++i) lifted[i] += channel_step_of(entry, run, at + i) * g[i];
                   }
+                  open();
                   for (int i = 0; i < size; ++i) w[i] = after * (before * w[i] - lifted[i]);
                 });
   }

@@ -51,8 +51,11 @@ struct CloseRuns {
     context.last([&](int t) {
       over(t, [&](const StorageRun& run, int at, int left) {
         const RoundingBits<State::rounds ? size : 0> random(shared.random[State::rounds ? t / warp : 0], at);
-        for (int b = 0; b < Moments::buffers; ++b)
-          State::template close<size>(entry, b, run, at, true, left, nullptr, random, shared.waiting, t / warp);
+        for (int b = 0; b < Moments::buffers; ++b) {
+          alignas(16) float values[size];
+          shared.waiting.get(b, t / warp, at, values);
+          State::template close<size>(entry, b, run, at, true, left, values, random, shared.waiting, t / warp);
+        }
       });
     });
   }

@@ -97,8 +97,8 @@ struct StoredMoments {
   }
 
   /// Lets values wait, or their roots where the format takes those, and notes the largest magnitude.
-  template <int size>
-  APOLLO_INLINE static void wait(Waiting& waiting, int b, int in_part, int at, int left, const float* values) {
+  template <int size, class Runs>
+  APOLLO_INLINE static void wait(Runs& waiting, int b, int in_part, int at, int left, const float* values) {
     alignas(16) float kept[size];
     std::int32_t most = 0;
     for (int i = 0; i < size; ++i) {
@@ -110,22 +110,20 @@ struct StoredMoments {
     waiting.note(b, in_part, at, most);
   }
   /// `random`: RoundingBits of the unit, where it rounds. Values that waited are those to close.
-  template <int size, class Random>
+  template <int size, class Random, class Runs>
   APOLLO_INLINE static void close(const Entry& entry, int b, const StorageRun& run, int at, bool aligned, int left,
-                                  [[maybe_unused]] const float* values, const Random& random,
-                                  [[maybe_unused]] const Waiting& waiting, [[maybe_unused]] int in_part) {
+                                  const float* values, const Random& random, [[maybe_unused]] const Runs& waiting,
+                                  [[maybe_unused]] int in_part) {
     if constexpr (in_blocks) {
       using Format = typename Storage::Format;
       constexpr int bytes = size * Format::bits / 8;
       const float scale = block::scale_of(waiting.largest(b, in_part, at, Format::block));
       const float factor = Format::factor(scale, b);
       const auto to = block_of(entry, b, run, at);
-      alignas(16) float kept[size];
       alignas(16) std::uint8_t codes[bytes] = {};
-      waiting.get(b, in_part, at, kept);
       for (int i = 0; i < size; ++i) {
         const auto bits = static_cast<std::uint16_t>(random.of(i));
-        const std::uint8_t code = Format::code_of(kept[i], factor, b, bits);
+        const std::uint8_t code = Format::code_of(values[i], factor, b, bits);
         if constexpr (Format::bits == 4)
           codes[i / 2] = static_cast<std::uint8_t>(codes[i / 2] | code << 4 * (i % 2));
         else
@@ -184,12 +182,17 @@ struct StoredWeights {
   template <int size, class Waiting>
   APOLLO_INLINE static void wait(Waiting& waiting, int in_part, int at, int left, const float* values) {
     waiting.put(0, in_part, at, values);
-    if constexpr (grouped)
-      for (int i = 0; i < size; ++i)
+    if constexpr (grouped) {
+      std::int32_t high = key(values[0]), low = high;
+      for (int i = 1; i < size; ++i)
         if (i < left) {
-          waiting.note(0, in_part, at, key(values[i]));
-          waiting.note(1, in_part, at, ~key(values[i]));
+          const std::int32_t k = key(values[i]);
+          high = k > high ? k : high;
+          low = k < low ? k : low;
         }
+      waiting.note(0, in_part, at, high);
+      waiting.note(1, in_part, at, ~low);
+    }
   }
   /// `random`: RoundingBits of the unit, where it rounds.
   template <int size, class Random, class Waiting>
@@ -198,7 +201,7 @@ struct StoredWeights {
                                   [[maybe_unused]] int in_part) {
     const Index first = run.value + at;
     if constexpr (grouped) {
-      const int group = static_cast<int>(entry.group_size);
+      const int group = 1 << entry.group_bits;
       const float high = value(waiting.largest(0, in_part, at, group));
       const float low = value(~waiting.largest(1, in_part, at, group));
       const float factor = int8::factor(low, high);
@@ -232,7 +235,10 @@ struct StoredWeights {
   APOLLO_INLINE static std::int32_t turned(std::int32_t bits) { return bits < 0 ? bits ^ 0x7fffffff : bits; }
 
   APOLLO_INLINE static GroupRange* range_of(const Entry& entry, const Run& run, int at) {
-    return entry.ranges + storage_run(entry, run).block(entry.group_size) + at / entry.group_size;
+    const int bits = entry.group_bits;
+    const bool joined = entry.length < storage_block;
+    const Index in_line = (entry.length + (Index{1} << bits) - 1) >> bits;
+    return entry.ranges + (joined ? run.value >> bits : run.line * in_line + (run.at >> bits)) + (at >> bits);
   }
 };
 

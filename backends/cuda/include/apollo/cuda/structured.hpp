@@ -185,7 +185,7 @@ struct Finish {
   }
 };
 
-/// W <- change(W) of a part's runs: change(run, at, left, w) of each unit of values. Weights in groups wait until the range
+/// W <- change(W) of a part's runs: change(run, at, left, w, open) of each unit of values, open() reading w. Weights in groups wait until the range
 /// of their group is known.
 template <class Policies, class W, class Values>
 struct ChangeWeights {
@@ -208,16 +208,15 @@ struct ChangeWeights {
       if constexpr (Weights::grouped) {
         context.phase([&](int t) {
           shared.waiting.clear(t);
-          over_units<Values>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
+          over_units<Values, true>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
             alignas(16) float w[size];
-            Weights::template open<size>(entry, run, at, left, w);
-            change(run, at, left, w);
+            change(run, at, left, w, [&] { Weights::template open<size>(entry, run, at, left, w); });
             Weights::template wait<size>(shared.waiting, in_part, at, left, w);
           });
         });
         context.phase([&](int t) { shared.waiting.reduce(t); });
         context.phase([&](int t) {
-          over_units<Values>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
+          over_units<Values, true>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
             alignas(16) float w[size];
             shared.waiting.get(0, in_part, at, w);
             close(run, in_part, at, left, w);
@@ -227,8 +226,7 @@ struct ChangeWeights {
         const auto step = [&](int t) {
           over_units<Values>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
             float w[size];
-            Weights::template open<size>(entry, run, at, left, w);
-            change(run, at, left, w);
+            change(run, at, left, w, [&] { Weights::template open<size>(entry, run, at, left, w); });
             close(run, in_part, at, left, w);
           });
         };
@@ -271,12 +269,13 @@ struct Apply {
     const bool one = entry.along && entry.length >= storage_block;  // a run lies in one channel
     const auto whole = static_cast<float>(progress.factor);
     Change::run(context, entry, progress, tables.number(context.block()), shared,
-                [&](const Run& run, int at, int left, float* w) {
+                [&](const Run& run, int at, int left, float* w, const auto& open) {
                   constexpr int size = Values::size;
                   float length = per_channel && one ? entry.channel_step[run.line] : whole;
                   float x[size];
                   const auto* from = static_cast<const X*>(of_momentum ? entry.moment[0] : entry.gradient);
                   read<size>(from + run.value + at, entry.aligned, left, x);
+                  open();
                   for (int i = 0; i < size; ++i) {
                     if (per_channel && !one && i < left) length = channel_step_of(entry, run, at + i);
                     w[i] = after * (before * w[i] - length * x[i]);

@@ -27,7 +27,7 @@ struct Entry {
   float* shared = nullptr;             ///< V of each block of channels
   std::uint16_t* remainder = nullptr;  ///< of split weights
   GroupRange* ranges = nullptr;        ///< of weights in groups ...
-  Index group_size = 0;                ///< ... of so many
+  int group_bits = 0;                  ///< ... of 2^this
 
   Index lines = 0;       ///< of memory: rows of a row-major matrix
   Index length = 0;      ///< of a line

@@ -35,6 +35,8 @@ class TypedBatch final : public Batch<Device> {
     entry.input = request.input;
     entry.weight = request.weight;
     entry.gradient = request.gradient;
+    entry.ranges = request.ranges;
+    entry.group_bits = request.group_bits;
     const bool rows = request.order == Order2D::row_major;
     entry.lines = rows ? request.shape.rows : request.shape.cols;
     entry.length = rows ? request.shape.cols : request.shape.rows;
