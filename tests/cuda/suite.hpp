@@ -51,15 +51,27 @@ class Suite {
     for (const Leaf& leaf : leaves) {
       const apollo::Index size = leaf.rows * leaf.cols;
       const std::size_t i = sizes.size();
-      weights.push_back(make<W>(size, i, 1));
+      if constexpr (apollo::is_grouped<W>)
+        weights.push_back(make_groups(leaf.rows, leaf.cols, i));
+      else
+        weights.push_back(make<W>(size, i, 1));
       gradients.push_back(make<G>(size, 100 + i, 0.01f));
       sizes.push_back(size);
       const auto view = [&](auto* data) {
-        return leaf.order == row_major ? apollo::row_major(data, leaf.rows, leaf.cols)
-                                       : apollo::column_major(data, leaf.rows, leaf.cols);
+        return leaf.order == row_major || apollo::is_grouped<W> ? apollo::row_major(data, leaf.rows, leaf.cols)
+                                                                : apollo::column_major(data, leaf.rows, leaf.cols);
       };
-      optimizer.add(group, "tensor " + std::to_string(i), view(weights[i].template as<W>()),
-                    view(gradients[i].template as<G>()));
+      const std::string tensor = "tensor " + std::to_string(i);
+      if constexpr (apollo::is_grouped<W>) {
+        apollo::MatrixView<W> groups;
+        groups.data = weights[i].template as<std::uint8_t>();
+        groups.rows = leaf.rows, groups.cols = groups.row_stride = leaf.cols, groups.col_stride = 1;
+        groups.ranges = reinterpret_cast<apollo::GroupRange*>(groups.data + apollo::cuda::up_to_16(size));
+        groups.group_size = 128;
+        optimizer.add(group, tensor, groups, view(gradients[i].template as<G>()));
+      } else {
+        optimizer.add(group, tensor, view(weights[i].template as<W>()), view(gradients[i].template as<G>()));
+      }
     }
     for (std::uint64_t step = 0; step < 5; ++step) {
       for (std::size_t i = 0; i < sizes.size(); ++i)
@@ -73,7 +85,7 @@ class Suite {
     };
     for (std::size_t i = 0; i < sizes.size(); ++i) {
       std::vector<unsigned char> bytes(static_cast<std::size_t>(weights[i].bytes()));
-      device_.read(bytes.data(), weights[i].template as<W>(), weights[i].bytes(), {});
+      device_.read(bytes.data(), weights[i].template as<void>(), weights[i].bytes(), {});
       take(bytes);
       const std::string tensor = "tensor " + std::to_string(i);
       for (int b = 0; b < Member::Policies::Moments::buffers; ++b) {
@@ -88,6 +100,20 @@ class Suite {
   std::vector<Outcome> outcomes;
 
  private:
+  /// Codes, and from the next multiple of 16 on their ranges.
+  apollo::cuda::Memory<Device> make_groups(apollo::Index rows, apollo::Index cols, std::uint64_t seed) {
+    std::vector<float> values(static_cast<std::size_t>(rows * cols));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = value_of((seed << 32) + i);
+    apollo::Int8Matrix matrix(rows, cols);
+    matrix.quantize(0, rows, values.data());
+    const apollo::Index codes = apollo::cuda::up_to_16(rows * cols);
+    apollo::cuda::Memory<Device> memory(device_, codes + matrix.bytes() - rows * cols, {}, "a test");
+    auto* begin = memory.template as<std::uint8_t>();
+    device_.clear(begin, memory.bytes(), {});
+    device_.write(begin, matrix.codes().data(), rows * cols, {});
+    device_.write(begin + codes, matrix.ranges().data(), matrix.bytes() - rows * cols, {});
+    return memory;
+  }
   template <class T>
   apollo::cuda::Memory<Device> make(apollo::Index size, std::uint64_t seed, float scale) {
     apollo::cuda::Memory<Device> memory(device_, size * static_cast<apollo::Index>(sizeof(T)), {}, "a test");
@@ -113,6 +139,9 @@ std::vector<Outcome> run_members(const Device& device) {
   suite.template run<AdamW<>, bfloat16, bfloat16>("AdamW, bf16", {.lr = 0.01});
   suite.template run<AdamW<Half, StochasticWeights>, bfloat16, bfloat16>("AdamW, bf16, all stochastic", {.lr = 0.01});
   suite.template run<AdamW<Half>, float, bfloat16>("AdamW, fp32, bf16 moments and gradients", {.lr = 0.01});
+  suite.template run<AdamW<AdamMoments<Int8Linear>>, float, float>("AdamW, moments in 8 bits", {.lr = 0.01});
+  suite.template run<AdamW<AdamMoments<Int4>, StochasticWeights>, bfloat16, bfloat16>("AdamW, moments in 4 bits, bf16",
+                                                                                      {.lr = 0.01});
   suite.template run<ApolloMini<>, float, float>("APOLLO-Mini, fp32", {.lr = 0.01});
   suite.template run<ApolloMini<Half, StochasticWeights>, bfloat16, bfloat16>("APOLLO-Mini, bf16, all stochastic",
                                                                               {.lr = 0.01});
@@ -139,13 +168,26 @@ std::vector<Outcome> run_members(const Device& device) {
                                                                              {.lr = 0.01, .eps = 1e-12});
   suite.template run<Apollo<>, bfloat16, bfloat16>("APOLLO, accumulated, clipped, on a schedule",
                                                    {.lr = 0.01, .rank = 16}, 0.5);
+  suite.template run<Apollo<AdamMoments<Int8Linear>, SplitWeights>, bfloat16, bfloat16>(
+      "APOLLO by sparse signs, moments in 8 bits, split weights", {.lr = 0.01, .rank = 16});
+  suite.template run<Flora<MeanMoments<Int8Dynamic>, SplitWeights>, bfloat16, bfloat16>(
+      "Flora by normals, momentum in 8 bits, split weights", {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
   suite.template run<StructuredAdamW<>, float, float>("structured AdamW, fp32", {.lr = 0.01});
-  suite.template run<StructuredAdamW<StochasticWeights>, bfloat16, bfloat16>("structured AdamW, bf16", {.lr = 0.01});
+  suite.template run<StructuredAdamW<Half, StochasticWeights>, bfloat16, bfloat16>("structured AdamW, all stochastic",
+                                                                                   {.lr = 0.01});
   suite.template run<ColumnNormalizedSgd<>, float, bfloat16>("SCALE, fp32, bf16 gradients", {.lr = 0.01});
   suite.template run<ColumnNormalizedSgd<MeanMoments<>>, bfloat16, bfloat16>("SCALE with momentum, bf16", {.lr = 0.01});
+  suite.template run<ColumnNormalizedSgd<MeanMoments<bfloat16>>, float, float>("SCALE with bf16 momentum, fp32",
+                                                                               {.lr = 0.01});
   suite.template run<AdamMini<>, float, float>("Adam-mini, fp32", {.lr = 0.01});
   suite.template run<AdamMini<BlockAdamMoments<bfloat16>, StochasticWeights>, bfloat16, bfloat16>(
       "Adam-mini, all stochastic", {.lr = 0.01, .block = 0});
+  suite.template run<AdamMini<BlockAdamMoments<Int4>, StochasticWeights>, bfloat16, bfloat16>(
+      "Adam-mini, moments in 4 bits", {.lr = 0.01, .block = 0});
+  suite.template run<AdamW8bit<StochasticWeights>, int8_groups, float>("AdamW8bit, weights in 8 bits", {.lr = 0.01});
+  suite.template run<QApollo<>, int8_groups, float>("QApollo, weights in 8 bits", {.lr = 0.01, .rank = 16});
+  suite.template run<Flora<StochasticWeights>, int8_groups, bfloat16>("Flora by normals, weights in 8 bits",
+                                                                      {.lr = 0.01, .rank = 6, .update_proj_gap = 2});
   suite.template run<Sgd<>, float, float>("SGD, fp32", {.lr = 0.1});
   suite.template run<SgdMomentum<>, bfloat16, float>("SGD with momentum, bf16", {.lr = 0.1});
   return suite.outcomes;

@@ -107,7 +107,7 @@ TEST_CASE("a run that is saved and loaded goes on to the bit, and its file is th
   check_member<apollo::AdamW<Half>>({.lr = 0.01, .seed = 3});
   check_member<apollo::Apollo<>>({.lr = 0.01, .rank = 8, .update_proj_gap = 2, .on_refresh = apollo::OnRefresh::reset});
   check_member<apollo::Flora<Half>>({.lr = 0.01, .rank = 5, .update_proj_gap = 2});
-  check_member<apollo::StructuredAdamW<>>({.lr = 0.01});
+  check_member<apollo::StructuredAdamW<Half>>({.lr = 0.01});
   check_member<apollo::AdamMini<>>({.lr = 0.01});
   check_member<apollo::Sgd<>>({.lr = 0.01});
 }

@@ -48,6 +48,7 @@ TEST_CASE("every kernel is emulated, and there is one entry that runs them all")
   take(run<apollo::Flora<>, float, float>(leaves, {.rank = 8}, 1));
   take(run<apollo::Flora<>, float, float>({{40, 33}}, {.rank = 33}, 1, {}, Math::fp32));
   take(run<apollo::Flora<RandomProjection<apollo::SparseSign>>, float, float>(leaves, {.rank = 8}, 1));
+  take(run<apollo::Flora<apollo::MeanMoments<apollo::Int4>>, float, float>(leaves, {.rank = 8}, 1));
   take(run<apollo::Fira<>, float, float>(
       leaves, {.rank = 8, .update_proj_gap = 1, .on_refresh = apollo::OnRefresh::rotate}, 2));
   take(run<apollo::GaLore<>, float, float>({{30, 20}}, {.rank = 20, .svd = apollo::SvdMethod::exact}, 1));

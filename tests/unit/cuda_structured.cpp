@@ -86,6 +86,25 @@ TEST_CASE("Adam-mini, of blocks of one channel, of several, of more than a block
   CHECK(optimizer.state_bytes() == AdamMini<>::state_bytes({40, 30}, {.block = 4}));
 }
 
+TEST_CASE("moments in bfloat16 round by the bits of their storage runs, along channels and across them") {
+  using Half = StructuredAdamW<apollo::AdamMoments<bfloat16>, apollo::StochasticWeights>;
+  using Momentum = apollo::ColumnNormalizedSgd<apollo::MeanMoments<bfloat16>>;
+  // Lines that are joined to runs and such of several; the last block of channels or inputs has fewer.
+  const std::vector<Leaf> tensors = {{40, 33}, {33, 40}, {270, 300}, {20, 520, Order2D::column_major}, {50, 1}};
+  for (const auto axis : {apollo::ChannelAxis::rows, apollo::ChannelAxis::cols}) {
+    const StructuredAdamWOptions options{.lr = 0.05, .channel_axis = axis, .seed = 3};
+    const Result half = run<Half, bfloat16, bfloat16>(tensors, options, 4);
+    CHECK(share_different(half, reference<Half, bfloat16, bfloat16>(tensors, options, 4)) <= 2e-3);
+    CHECK(same_bits(half, run<Half, bfloat16, bfloat16>(tensors, options, 4, {.workers = 3})));
+    const apollo::ColumnNormalizedSgdOptions scale{.lr = 0.05, .channel_axis = axis};
+    const Result momentum = run<Momentum, bfloat16, float>(tensors, scale, 4);
+    CHECK(share_different(momentum, reference<Momentum, bfloat16, float>(tensors, scale, 4)) <= 2e-3);
+    const std::vector<Leaf> few = {{30, 20}, {3, 300}};
+    CHECK(same_bits(run<Half, bfloat16, bfloat16>(few, options, 2),
+                    run<Half, bfloat16, bfloat16>(few, options, 2, {.in_step = true})));
+  }
+}
+
 TEST_CASE("the same bits for any number of workers, and a gradient that is not finite changes nothing") {
   const Result one = run<StructuredAdamW<>, bfloat16, bfloat16>(leaves, {.lr = 0.05}, 4);
   for (const int workers : {2, 5})

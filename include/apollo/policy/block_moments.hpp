@@ -11,6 +11,9 @@ namespace apollo {
 // A block format says how `block` values and their scale become codes and back. Values of the first moment (number 0) are of
 // both signs, those of the second (number 1) are none below zero; where `root_of_second`, encode() is given their square
 // roots. `random` are those bytes of rounding::draw that its first value begins with.
+//
+// What one value gets is said by unit(), by which its code is multiplied, value_of(), factor(), by which it is multiplied before it
+// is rounded, and code_of(), with its 16 random bits: for loops over values and for who has a thread for each.
 
 /// 8 bits, blocks of 256: M in equal steps of its largest magnitude / 127, the square root of V in steps of the largest / 256,
 /// from one step on: zero would be divided by. Rounds stochastically, since a V that shrinks by a thousandth a step would
@@ -21,11 +24,14 @@ struct Int8Linear {
   static constexpr int bits = 8;
   static constexpr bool stochastic = true;
   static constexpr bool root_of_second = true;
-  /// 65536ths of M's 127 steps and of V's 256, less what keeps them below the next after three roundings.
-  static constexpr float steps[2] = {127.0f * 65536.0f - 2.0f, 256.0f * 65536.0f - 4.0f};
   APOLLO_HD static void decode(const std::uint8_t* codes, float scale, int number, float* values);
   APOLLO_HD static void encode(const float* values, std::uint8_t* codes, float& scale, int number,
                                const std::uint8_t* random);
+
+  APOLLO_HD static float unit(float scale, int number);
+  APOLLO_HD static float value_of(std::uint8_t code, float unit, int number);
+  APOLLO_HD static float factor(float scale, int number);
+  APOLLO_HD static std::uint8_t code_of(float value, float factor, int number, std::uint16_t random);
 };
 
 /// 8 bits, blocks of 256: seven decades below the block's largest magnitude, each divided twice as finely as the one below
@@ -38,6 +44,11 @@ struct Int8Dynamic {
   APOLLO_HD static void decode(const std::uint8_t* codes, float scale, int number, float* values);
   APOLLO_HD static void encode(const float* values, std::uint8_t* codes, float& scale, int number,
                                const std::uint8_t* random);
+
+  APOLLO_HD static float unit(float scale, int number);
+  APOLLO_HD static float value_of(std::uint8_t code, float unit, int number);
+  APOLLO_HD static float factor(float scale, int number);
+  APOLLO_HD static std::uint8_t code_of(float value, float factor, int number, std::uint16_t random);
 };
 
 /// 4 bits, blocks of 128: M in three decades like Int8Dynamic's, V in sixteenths of the block's largest value without zero,
@@ -51,6 +62,11 @@ struct Int4 {
   APOLLO_HD static void decode(const std::uint8_t* codes, float scale, int number, float* values);
   APOLLO_HD static void encode(const float* values, std::uint8_t* codes, float& scale, int number,
                                const std::uint8_t* random);
+
+  APOLLO_HD static float unit(float scale, int number);
+  APOLLO_HD static float value_of(std::uint8_t code, float unit, int number);
+  APOLLO_HD static float factor(float scale, int number);
+  APOLLO_HD static std::uint8_t code_of(float value, float factor, int number, std::uint16_t random);
 };
 
 template <class Stored>
@@ -73,18 +89,24 @@ namespace block {
 /// Blocks below 2^-100 are zero: what turns their values into codes would overflow.
 inline constexpr std::int32_t smallest = 27 << 23;
 
-/// The largest magnitude. As bits, which compare like magnitudes and whose maximum is a vector instruction under any flags.
+/// The bits of a magnitude, which compare like magnitudes, and the scale of a block from its largest.
+APOLLO_INLINE std::int32_t magnitude(float value) {
+  return static_cast<std::int32_t>(__builtin_bit_cast(std::uint32_t, value) & 0x7fffffffu);
+}
+APOLLO_INLINE float scale_of(std::int32_t most) { return most < smallest ? 0.0f : __builtin_bit_cast(float, most); }
+
+/// The largest magnitude. As bits, whose maximum is a vector instruction under any flags.
 template <int size>
 APOLLO_INLINE float largest(const float* values) {
   constexpr int lanes = 16;
   std::int32_t most[lanes] = {};
   for (int i = 0; i < size; i += lanes)
     for (int l = 0; l < lanes; ++l) {
-      const auto magnitude = static_cast<std::int32_t>(__builtin_bit_cast(std::uint32_t, values[i + l]) & 0x7fffffffu);
-      most[l] = magnitude > most[l] ? magnitude : most[l];
+      const std::int32_t m = magnitude(values[i + l]);
+      most[l] = m > most[l] ? m : most[l];
     }
   for (int l = 1; l < lanes; ++l) most[0] = most[l] > most[0] ? most[l] : most[0];
-  return most[0] < smallest ? 0.0f : __builtin_bit_cast(float, most[0]);
+  return scale_of(most[0]);
 }
 
 /// x cut off at 0 and `most`; a NaN becomes 0.
@@ -183,75 +205,123 @@ struct Levels {
 inline constexpr Levels first_levels([](int i) { return dynamic_map<4, true>.value[i]; });
 inline constexpr Levels second_levels([](int i) { return static_cast<float>(i + 1) / 16.0f; });
 
+/// The tables where the code that reads them runs.
+#if defined(__CUDACC__)
+template <int bits, bool two_signs>
+__device__ const DynamicMap<bits, two_signs> device_map{};
+static __device__ const Levels device_levels[2] = {first_levels, second_levels};
+#endif
+template <int bits, bool two_signs>
+APOLLO_INLINE constexpr const DynamicMap<bits, two_signs>& map() {
+#if defined(__CUDA_ARCH__)
+  return device_map<bits, two_signs>;
+#else
+  return dynamic_map<bits, two_signs>;
+#endif
+}
+APOLLO_INLINE constexpr const Levels& levels(int number) {
+#if defined(__CUDA_ARCH__)
+  return device_levels[number];
+#else
+  return number == 0 ? first_levels : second_levels;
+#endif
+}
+
+}  // namespace block
+
+// `number` is a constant wherever the functions of one value are called from loops over many.
+
+APOLLO_INLINE float Int8Linear::unit(float scale, int number) { return scale / (number == 0 ? 127.0f : 256.0f); }
+APOLLO_INLINE float Int8Linear::value_of(std::uint8_t code, float unit, int number) {
+  if (number == 0) return unit * static_cast<float>(static_cast<std::int8_t>(code));
+  const float root = unit * static_cast<float>(code + 1);
+  return root * root;
+}
+APOLLO_INLINE float Int8Linear::factor(float scale, int number) {
+  // 65536ths of M's 127 steps and of V's 256, less what keeps them below the next after three roundings.
+  return (number == 0 ? 127.0f * 65536.0f - 2.0f : 256.0f * 65536.0f - 4.0f) * block::reciprocal(scale);
+}
+APOLLO_INLINE std::uint8_t Int8Linear::code_of(float value, float factor, int number, std::uint16_t random) {
+  if (number == 0) return static_cast<std::uint8_t>((block::fixed(value * factor) + random) >> 16);
+  return static_cast<std::uint8_t>(rounding::code(value * factor - 65536.0f, random));
+}
+
+APOLLO_INLINE float Int8Dynamic::unit(float scale, int) { return scale; }
+APOLLO_INLINE float Int8Dynamic::value_of(std::uint8_t code, float unit, int number) {
+  return unit * (number == 0 ? block::map<8, true>().value[code] : block::map<8, false>().value[code]);
+}
+APOLLO_INLINE float Int8Dynamic::factor(float scale, int) { return block::reciprocal(scale); }
+APOLLO_INLINE std::uint8_t Int8Dynamic::code_of(float value, float factor, int number, std::uint16_t) {
+  const float x = factor * value;
+  if (number != 0) return static_cast<std::uint8_t>(block::map<8, false>().nearest(x));
+  constexpr int zero = block::DynamicMap<8, true>::zero;
+  const std::int32_t code = block::map<8, true>().nearest(x < 0 ? -x : x);
+  const std::int32_t below = zero - (code < zero ? code : zero);  // -1 has no code of its own
+  return static_cast<std::uint8_t>(x < 0 ? below : zero + code);
+}
+
+APOLLO_INLINE float Int4::unit(float scale, int) { return scale; }
+APOLLO_INLINE float Int4::value_of(std::uint8_t code, float unit, int number) {
+  return unit * block::levels(number).value[code];
+}
+APOLLO_INLINE float Int4::factor(float scale, int) { return block::reciprocal(scale); }
+APOLLO_INLINE std::uint8_t Int4::code_of(float value, float factor, int number, std::uint16_t random) {
+  return block::levels(number).round(factor * value, random);
+}
+
+namespace block {
+
+/// The loops over a block of 8-bit codes.
+template <class Format, int number>
+APOLLO_INLINE void decode_bytes(const std::uint8_t* codes, float scale, float* values) {
+  const float unit = Format::unit(scale, number);
+  for (int i = 0; i < Format::block; ++i) values[i] = Format::value_of(codes[i], unit, number);
+}
+template <class Format, int number>
+APOLLO_INLINE void encode_values(const float* values, std::uint8_t* codes, float scale, const std::uint8_t* random) {
+  const float factor = Format::factor(scale, number);
+  for (int i = 0; i < Format::block; ++i)
+    codes[i] = Format::code_of(values[i], factor, number,
+                               Format::stochastic ? rounding::bits_of(random, i) : std::uint16_t{0});
+}
+
 }  // namespace block
 
 APOLLO_INLINE void Int8Linear::decode(const std::uint8_t* codes, float scale, int number, float* values) {
-  const float step = scale / (number == 0 ? 127.0f : 256.0f);
-  if (number == 0) {
-    for (int i = 0; i < block; ++i) values[i] = step * static_cast<float>(static_cast<std::int8_t>(codes[i]));
-  } else {
-    for (int i = 0; i < block; ++i) {
-      const float root = step * static_cast<float>(codes[i] + 1);
-      values[i] = root * root;
-    }
-  }
+  number == 0 ? block::decode_bytes<Int8Linear, 0>(codes, scale, values)
+              : block::decode_bytes<Int8Linear, 1>(codes, scale, values);
 }
-
 APOLLO_INLINE void Int8Linear::encode(const float* values, std::uint8_t* codes, float& scale, int number,
                                       const std::uint8_t* random) {
   scale = block::largest<block>(values);
-  const float factor = steps[number] * block::reciprocal(scale);
-  if (number == 0) {
-    for (int i = 0; i < block; ++i)
-      codes[i] = static_cast<std::uint8_t>((block::fixed(values[i] * factor) + rounding::bits_of(random, i)) >> 16);
-  } else {
-    for (int i = 0; i < block; ++i)
-      codes[i] = static_cast<std::uint8_t>(rounding::code(values[i] * factor - 65536.0f, rounding::bits_of(random, i)));
-  }
+  number == 0 ? block::encode_values<Int8Linear, 0>(values, codes, scale, random)
+              : block::encode_values<Int8Linear, 1>(values, codes, scale, random);
 }
 
 APOLLO_INLINE void Int8Dynamic::decode(const std::uint8_t* codes, float scale, int number, float* values) {
-  const float* map = number == 0 ? block::dynamic_map<8, true>.value : block::dynamic_map<8, false>.value;
-  for (int i = 0; i < block; ++i) values[i] = scale * map[codes[i]];
+  number == 0 ? block::decode_bytes<Int8Dynamic, 0>(codes, scale, values)
+              : block::decode_bytes<Int8Dynamic, 1>(codes, scale, values);
 }
-
 APOLLO_INLINE void Int8Dynamic::encode(const float* values, std::uint8_t* codes, float& scale, int number,
-                                       const std::uint8_t*) {
+                                       const std::uint8_t* random) {
   scale = block::largest<block>(values);
-  const float factor = block::reciprocal(scale);
-  if (number == 0) {
-    constexpr auto& map = block::dynamic_map<8, true>;
-    for (int i = 0; i < block; ++i) {
-      const float x = factor * values[i];
-      const std::int32_t code = map.nearest(x < 0 ? -x : x);
-      const std::int32_t below = map.zero - (code < map.zero ? code : map.zero);  // -1 has no code of its own
-      codes[i] = static_cast<std::uint8_t>(x < 0 ? below : map.zero + code);
-    }
-  } else {
-    constexpr auto& map = block::dynamic_map<8, false>;
-    for (int i = 0; i < block; ++i) codes[i] = static_cast<std::uint8_t>(map.nearest(factor * values[i]));
-  }
+  number == 0 ? block::encode_values<Int8Dynamic, 0>(values, codes, scale, random)
+              : block::encode_values<Int8Dynamic, 1>(values, codes, scale, random);
 }
 
 APOLLO_INLINE void Int4::decode(const std::uint8_t* codes, float scale, int number, float* values) {
-  const float* level = number == 0 ? block::first_levels.value : block::second_levels.value;
+  const auto& levels = block::levels(number);
   for (int i = 0; i < block / 2; ++i) {
-    values[2 * i] = scale * level[codes[i] & 15];
-    values[2 * i + 1] = scale * level[codes[i] >> 4];
+    values[2 * i] = scale * levels.value[codes[i] & 15];
+    values[2 * i + 1] = scale * levels.value[codes[i] >> 4];
   }
 }
-
 APOLLO_INLINE void Int4::encode(const float* values, std::uint8_t* codes, float& scale, int number,
                                 const std::uint8_t* random) {
   scale = block::largest<block>(values);
-  const float factor = block::reciprocal(scale);
   std::uint8_t code[block];
-  if (number == 0)
-    for (int i = 0; i < block; ++i)
-      code[i] = block::first_levels.round(factor * values[i], rounding::bits_of(random, i));
-  else
-    for (int i = 0; i < block; ++i)
-      code[i] = block::second_levels.round(factor * values[i], rounding::bits_of(random, i));
+  number == 0 ? block::encode_values<Int4, 0>(values, code, scale, random)
+              : block::encode_values<Int4, 1>(values, code, scale, random);
   for (int i = 0; i < block / 2; ++i) codes[i] = static_cast<std::uint8_t>(code[2 * i] | code[2 * i + 1] << 4);
 }
 

@@ -99,8 +99,8 @@ struct MomentStorage<bfloat16, T> {
 
 /// Bytes that the codes of so many values take.
 template <class Format>
-constexpr Index code_bytes(Index values) {
-  return (values * Format::bits + 7) / 8;
+APOLLO_HD constexpr Index code_bytes(Index values) {
+  return Format::bits == 8 ? values : (values * Format::bits + 7) / 8;
 }
 
 template <class FormatType, class T>

@@ -33,9 +33,9 @@ struct StorageRun {
   Order2D order = Order2D::row_major;
 
   /// Number of the first value, in order of memory.
-  constexpr Index value() const { return line * length + at; }
+  APOLLO_HD constexpr Index value() const { return line * length + at; }
   /// Number of the first block of that size.
-  constexpr Index block(Index size) const { return line * ((length + size - 1) / size) + at / size; }
+  APOLLO_HD constexpr Index block(Index size) const { return line * ((length + size - 1) / size) + at / size; }
 
   /// Calls body(j, s, count, offset) for the parts that lie in one line of memory: `count` values from (j, s) on, along
   /// the fastest index, the first of them number `offset` of the run.
@@ -69,7 +69,7 @@ constexpr V* adjacent(const MatrixView<V>& view, const StorageRun& run) {
 }
 
 /// The run from value `at` on of one line of `size` values, such as R.
-constexpr StorageRun flat_run(Index at, Index size) {
+APOLLO_HD constexpr StorageRun flat_run(Index at, Index size) {
   const Index left = size - at;
   return {0, at, size, static_cast<int>(left < storage_block ? left : storage_block), size, Order2D::row_major};
 }

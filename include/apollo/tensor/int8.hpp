@@ -70,13 +70,26 @@ inline constexpr int part = 32;  ///< loops of constant length become vectors at
 /// A group of equal values has this range, so that nothing is divided by zero.
 inline constexpr float least_range = 1e-5f;
 
+/// What one value gets: what its code stands for, and from the least and the largest value of its group the group's range and
+/// its code; for loops over values and for who has a thread for each.
+APOLLO_INLINE float value_of(std::uint8_t code, const GroupRange& range) {
+  return range.minimum + range.scale * static_cast<float>(code);
+}
+APOLLO_INLINE float width(float low, float high) { return high - low > least_range ? high - low : least_range; }
+APOLLO_INLINE GroupRange range_of(float low, float high) { return {low, width(low, high) / 255.0f}; }
+/// By what a value's distance from the least is multiplied before it is rounded with 16 random bits, or rounding::half.
+APOLLO_INLINE float factor(float low, float high) { return 255.0f * 65536.0f / width(low, high); }
+APOLLO_INLINE std::uint8_t code_of(float value, float low, float factor, std::uint16_t random) {
+  return static_cast<std::uint8_t>(rounding::code((value - low) * factor + 0.5f, random));
+}
+
 /// values = minimum + code scale
 APOLLO_INLINE void open(const std::uint8_t* codes, const GroupRange& range, int count, float* values) {
   const GroupRange r = range;
   int i = 0;
   for (; i + part <= count; i += part)
-    for (int l = 0; l < part; ++l) values[i + l] = r.minimum + r.scale * static_cast<float>(codes[i + l]);
-  for (; i < count; ++i) values[i] = r.minimum + r.scale * static_cast<float>(codes[i]);
+    for (int l = 0; l < part; ++l) values[i + l] = value_of(codes[i + l], r);
+  for (; i < count; ++i) values[i] = value_of(codes[i], r);
 }
 
 /// Codes of a group of at most 256 values, and their range. With `random` bytes it rounds stochastically, without to nearest.
@@ -100,13 +113,12 @@ APOLLO_INLINE void close(const float* values, int count, std::uint8_t* codes, Gr
     low[0] = low[l] < low[0] ? low[l] : low[0];
     high[0] = high[l] > high[0] ? high[l] : high[0];
   }
-  const float width = high[0] - low[0] > least_range ? high[0] - low[0] : least_range;
-  const float minimum = low[0], factor = 255.0f * 65536.0f / width;
+  const float least = low[0], per_value = factor(low[0], high[0]);
   for (i = 0; i < count; ++i) {
     const std::uint16_t bits = random != nullptr ? rounding::bits_of(random, i) : rounding::half;
-    codes[i] = static_cast<std::uint8_t>(rounding::code((values[i] - minimum) * factor + 0.5f, bits));
+    codes[i] = code_of(values[i], least, per_value, bits);
   }
-  range = {minimum, width / 255.0f};
+  range = range_of(low[0], high[0]);
 }
 
 }  // namespace int8

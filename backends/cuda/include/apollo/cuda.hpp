@@ -248,6 +248,9 @@ class BasicOptimizer : public Model<DeviceType> {
   std::int64_t turn_ = 0;   ///< ticks opened layer by layer
 };
 
+template <class Device>
+BasicOptimizer(const Device& device) -> BasicOptimizer<Device>;
+
 using EmulatedOptimizer = BasicOptimizer<Emulator>;
 
 #if defined(__CUDACC__)

@@ -29,6 +29,8 @@ struct TensorRequest {
   Index number = 0;  ///< in order of registration
   void* weight = nullptr;
   const void* gradient = nullptr;
+  GroupRange* ranges = nullptr;  ///< of weights in groups
+  int group_bits = 0;            ///< of 2^this
 };
 
 /// The loops that a step may have, in the order in which their parts lie.
@@ -40,10 +42,12 @@ enum class Pass {
   across_channels,
   by_line,
   by_place,
+  by_moment_run,
   by_moment,
   old_draw,
   by_turn,
   by_rotation,
+  by_rotated_run,
   by_residual,
   by_product,
   norms_along,
@@ -72,11 +76,12 @@ struct Tensor {
   Entry entry;
   PartCounts first;        ///< of its parts in the list of each loop ...
   PartCounts parts;        ///< ... and how many there are
-  Index moment_bytes = 0;  ///< of each buffer
+  Index moment_bytes = 0;  ///< of each buffer: in blocks codes, and from the next multiple of 16 on their scales
   int moment_buffers = 0;
   Memory<Device> moments;
   Memory<Device> basis;
   Memory<Device> shared;
+  Memory<Device> remainder;
   Memory<Device> sum;  ///< of micro-batches
   Memory<Device> scratch;
 };
@@ -149,10 +154,12 @@ class Batch {
   }
 
   /// Binds a tensor to other memory of the same kind.
-  void bind(const Device& device, std::size_t number, void* weight, const void* gradient, bool aligned, Stream stream) {
+  void bind(const Device& device, std::size_t number, const TensorRequest& to, bool aligned, Stream stream) {
     Entry& entry = tensors_[number].entry;
-    entry.weight = weight;
-    entry.gradient = gradient;
+    entry.weight = to.weight;
+    entry.gradient = to.gradient;
+    entry.ranges = to.ranges;
+    entry.group_bits = to.group_bits;
     entry.aligned = aligned && runs_are_aligned(entry.length, entry.lines);
     if (number < on_device_) write_entry(device, number, stream);
   }

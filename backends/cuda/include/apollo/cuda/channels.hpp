@@ -11,27 +11,32 @@ namespace apollo::cuda {
 template <class G>
 struct GradientSquares {
   static constexpr bool steps = false;
+  static constexpr bool rounds = false;
   APOLLO_HD static double* sums(const Entry& entry) { return entry.x_norms; }
   APOLLO_HD static Index lines(const Entry& entry) { return entry.lines; }
   APOLLO_HD static Index length(const Entry& entry) { return entry.length; }
-  APOLLO_HD static double of(const Entry& entry, const Progress&, Index at) {
+  APOLLO_HD static double of(const Entry& entry, const Progress&, Index at, std::uint32_t) {
     const auto x = static_cast<double>(static_cast<float>(static_cast<const G*>(entry.gradient)[at]));
     return x * x;
   }
 };
 
-/// M, V <- R = factor G, and N^2.
+/// M, V <- R = factor G, and N^2. `random`: 16 bits, where moments round.
 template <class Policies, class G>
 struct MomentSquares : GradientSquares<G> {
   using Moments = typename Policies::Moments;
+  using Stored = stored_t<Moments, float>;
   static constexpr bool steps = true;
+  static constexpr bool rounds = std::is_same_v<Stored, bfloat16>;
   APOLLO_HD static double* sums(const Entry& entry) { return entry.n_norms; }
-  APOLLO_HD static double of(const Entry& entry, const Progress& progress, Index at) {
+  APOLLO_HD static double of(const Entry& entry, const Progress& progress, Index at, std::uint32_t random) {
     float value[2] = {0, 0};
-    for (int b = 0; b < Moments::buffers; ++b) value[b] = static_cast<const float*>(entry.moment[b])[at];
+    for (int b = 0; b < Moments::buffers; ++b)
+      value[b] = static_cast<float>(static_cast<const Stored*>(entry.moment[b])[at]);
     const float r = progress.c.gradient_factor * static_cast<float>(static_cast<const G*>(entry.gradient)[at]);
     const float n = Moments::update(r, value, progress.c.moments);
-    for (int b = 0; b < Moments::buffers; ++b) static_cast<float*>(entry.moment[b])[at] = value[b];
+    for (int b = 0; b < Moments::buffers; ++b)
+      static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(value[b], random);
     return static_cast<double>(n) * static_cast<double>(n);
   }
 };
@@ -43,6 +48,7 @@ struct AlongChannels {
   static constexpr int channels = threads / warp;
   struct Shared {
     double part[channels][warp];
+    LineBytes<Squares::rounds ? channels : 0> random;
   };
   Tables tables;
 
@@ -55,18 +61,29 @@ struct AlongChannels {
     if (Squares::steps ? progress.active == 0 : tables.idle(context.block())) return;
     const Index lines = Squares::lines(entry), length = Squares::length(entry);
     const Index first = tables.number(context.block()) * channels;
-    context.phase([&](int t) {
-      const Index line = first + t / warp;
-      if (line >= lines) return;
-      double sum = 0;
-      for (Index at = t % warp; at < length; at += warp) sum += Squares::of(entry, progress, line * length + at);
-      shared.part[t / warp][t % warp] = sum;
-    });
+    const int count = static_cast<int>(min_of(lines - first, Index{channels}));
+    typename Context::template Each<double> sum;
+    // What rounds goes from storage run to storage run, so that a turn's random bits fit.
+    for (Index at = 0; at < length; at += Squares::rounds ? Index{storage_block} : length) {
+      if constexpr (Squares::rounds)
+        context.phase([&](int t) { shared.random.draw(entry, progress.c.rounding, first, count, at, t); });
+      const Index end = Squares::rounds ? min_of(at + storage_block, length) : length;
+      context.phase([&](int t) {
+        if (t / warp >= count) return;
+        const Index line = first + t / warp;
+        for (Index in_line = at + t % warp; in_line < end; in_line += warp) {
+          std::uint32_t random = 0;
+          if constexpr (Squares::rounds) random = shared.random.bits_of(entry, first, line, in_line);
+          sum[t] += Squares::of(entry, progress, line * length + in_line, random);
+        }
+      });
+    }
+    context.phase([&](int t) { shared.part[t / warp][t % warp] = sum[t]; });
     context.last([&](int t) {
-      if (t >= channels || first + t >= lines) return;
-      double sum = 0;
-      for (int i = 0; i < warp; ++i) sum += shared.part[t][i];
-      Squares::sums(entry)[first + t] = sum;
+      if (t >= count) return;
+      double total = 0;
+      for (int i = 0; i < warp; ++i) total += shared.part[t][i];
+      Squares::sums(entry)[first + t] = total;
     });
   }
 };
@@ -75,17 +92,19 @@ struct AlongChannels {
 template <class Squares>
 struct AcrossChannels {
   static constexpr const char* kernel = "AcrossChannels";
-  static constexpr Index at_once = 256;
+  static constexpr Index inputs = 256;
+  static constexpr int at_once =
+      Squares::rounds ? 15 : static_cast<int>(inputs);  ///< with one more run if they are joined
   struct Shared {
-    char none;
+    LineBytes<Squares::rounds ? at_once : 0> random;
   };
   Tables tables;
 
-  static Index parts_of_norms(Index lines) { return ceil_divide(lines, at_once); }
+  static Index parts_of_norms(Index lines) { return ceil_divide(lines, inputs); }
   static Index parts(Index lines, Index length) { return ceil_divide(length, threads) * parts_of_norms(lines); }
 
   template <class Context>
-  APOLLO_HD void operator()(const Context& context, Shared&) const {
+  APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
     if (Squares::steps ? progress.active == 0 : tables.idle(context.block())) return;
@@ -93,13 +112,24 @@ struct AcrossChannels {
     const Index tiles = (length + threads - 1) / threads;
     const Index part = tables.number(context.block()) / tiles;
     const Index channel = (tables.number(context.block()) - part * tiles) * threads;
-    const Index begin = part * at_once, end = min_of(begin + at_once, lines);
+    const Index begin = part * inputs, end = min_of(begin + inputs, lines);
+    typename Context::template Each<double> sum;
+    for (Index from = begin; from < end; from += at_once) {
+      const int count = static_cast<int>(min_of(end - from, Index{at_once}));
+      if constexpr (Squares::rounds)
+        context.phase([&](int t) { shared.random.draw(entry, progress.c.rounding, from, count, channel, t); });
+      context.phase([&](int t) {
+        const Index j = channel + t;
+        if (j >= length) return;
+        for (Index line = from; line < from + count; ++line) {
+          std::uint32_t random = 0;
+          if constexpr (Squares::rounds) random = shared.random.bits_of(entry, from, line, j);
+          sum[t] += Squares::of(entry, progress, line * length + j, random);
+        }
+      });
+    }
     context.last([&](int t) {
-      const Index j = channel + t;
-      if (j >= length) return;
-      double sum = 0;
-      for (Index line = begin; line < end; ++line) sum += Squares::of(entry, progress, line * length + j);
-      Squares::sums(entry)[part * length + j] = sum;
+      if (channel + t < length) Squares::sums(entry)[part * length + channel + t] = sum[t];
     });
   }
 };

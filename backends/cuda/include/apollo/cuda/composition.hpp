@@ -35,6 +35,12 @@ struct Composition {
   static constexpr bool dense_factors = factors && !Projection::projects;
   static constexpr bool of_r = Policies::factored && Projection::projects;
 
+  /// Moments of few bits, whose blocks share a scale.
+  static constexpr bool moments_in_blocks = Moments::buffers > 0 && is_block_format<Stored>;
+
+  /// The lower halves of weights are state.
+  static constexpr bool splits_weights = Policies::Weights::keeps_remainder;
+
   /// P is computed from gradients and kept, as numbers or in 4 bits.
   static constexpr bool has_basis = computes_basis<Projection>;
   static constexpr bool packs = packs_basis<Projection>;
@@ -68,16 +74,16 @@ struct Composition {
 
   static_assert(Policies::one_pass || projected || by_channel || dense_factors,
                 "apollo: apollo::cuda does not step this composition; see docs/cuda.md.");
-  static_assert(!unprojected || Moments::buffers == 0 || std::is_same_v<Stored, float>,
-                "apollo: apollo::cuda keeps moments of structured updates without a projection as float; see "
-                "docs/cuda.md.");
   static_assert(!projected || draws_signs || draws_numbers || has_basis,
                 "apollo: apollo::cuda projects by SparseSign, Gaussian, Rademacher, HadamardTransform, "
                 "CosineTransform, SvdProjection and Int4SvdProjection; see "
                 "docs/cuda.md.");
-  static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16>,
-                "apollo: apollo::cuda keeps moments as float or apollo::bfloat16; see docs/cuda.md.");
-  static_assert(!Policies::Weights::keeps_remainder, "apollo: apollo::cuda has no SplitWeights; see docs/cuda.md.");
+  static_assert(!(unprojected || dense_factors) || !moments_in_blocks,
+                "apollo: apollo::cuda keeps moments of structured updates and of factored means without a projection "
+                "as float or apollo::bfloat16; see docs/cuda.md.");
+  static_assert(std::is_same_v<Stored, float> || std::is_same_v<Stored, bfloat16> || is_block_format<Stored>,
+                "apollo: apollo::cuda keeps moments as float, apollo::bfloat16, Int8Linear, Int8Dynamic or Int4; see "
+                "docs/cuda.md.");
 };
 
 }  // namespace apollo::cuda

@@ -2,7 +2,7 @@
 // Kernels of steps that project nothing: look at the gradient, begin a tensor's step, update every element.
 #pragma once
 
-#include <apollo/cuda/memory.hpp>
+#include <apollo/cuda/storage.hpp>
 
 namespace apollo::cuda {
 
@@ -12,6 +12,22 @@ APOLLO_INLINE void over_runs(const Entry& entry, Index part, int turn, int t, Bo
   const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + t / warp;
   if (number < run_count(entry.lines, entry.length))
     body(run_at(entry.lines, entry.length, number), t % warp, t / warp);
+}
+
+/// Calls body(run, run in the part, at, left) for each unit of those runs that is this thread's: values [at, at + left). One after
+/// the other, where several at once would need more registers than there are.
+template <class Values, bool one_by_one = false, class Body>
+APOLLO_INLINE void over_units(const Entry& entry, Index part, int turn, int t, Body&& body) {
+  over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
+#if defined(__CUDA_ARCH__)
+#pragma unroll(one_by_one ? 1 : Values::count)
+#endif
+    for (int u = 0; u < Values::count; ++u) {
+      const int at = Values::at(lane, u);
+      if (at >= run.count) return;
+      body(run, in_part, at, min_of(Values::size, run.count - at));
+    }
+  });
 }
 
 /// The sum of the gradient's squares, in double: it is finite exactly if all values are. Reads G once.
@@ -30,14 +46,10 @@ struct Inspect {
     typename Context::template Each<double> sum;
     context.phase([&](int t) {
       for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn)
-        over_runs(entry, part, turn, t, [&](const Run& run, int lane, int) {
-          for (int u = 0; u < Units<G>::count; ++u) {
-            const int at = Units<G>::at(lane, u);
-            if (at >= run.count) return;
-            float g[Units<G>::size];
-            read<Units<G>::size>(gradient + run.value + at, entry.aligned, min_of(Units<G>::size, run.count - at), g);
-            for (int i = 0; i < Units<G>::size; ++i) sum[t] += static_cast<double>(g[i]) * static_cast<double>(g[i]);
-          }
+        over_units<Units<G>>(entry, part, turn, t, [&](const Run& run, int, int at, int left) {
+          float g[Units<G>::size];
+          read<Units<G>::size>(gradient + run.value + at, entry.aligned, left, g);
+          for (int i = 0; i < Units<G>::size; ++i) sum[t] += static_cast<double>(g[i]) * static_cast<double>(g[i]);
         });
     });
     const double total = block_sum(context, shared, sum);
@@ -170,21 +182,26 @@ struct Begin {
   }
 };
 
-/// Moments and apply in one pass, every element its own step. Reads W, G, M and V once, writes W, M and V once.
+/// Moments and apply in one pass, every element its own step. Reads W, G, M and V once, writes W, M and V once. What shares a
+/// number in blocks waits until that is known.
 template <class Policies, class W, class G>
 struct Update {
   using Moments = typename Policies::Moments;
-  using Stored = stored_t<Moments, float>;
-  static constexpr bool rounds_weights = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
-  static constexpr bool rounds_moments = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
-  static constexpr bool draws = rounds_weights || rounds_moments;
-  /// With a step for each channel eight values at a time would need more registers than there are.
-  using Values = std::conditional_t<Policies::by_block, Units<float>, Units<W>>;
+  using State = StoredMoments<Moments>;
+  using Weights = StoredWeights<Policies, W>;
+  static constexpr bool draws = Weights::rounds || State::rounds;
+  static constexpr bool waits = Weights::grouped || State::in_blocks;
+  /// With a step for each channel, or more to open, eight values at a time would need more registers than there are.
+  using Values = std::conditional_t<Policies::by_block || waits || Weights::split, Units<float>, Units<W>>;
+  static constexpr int size = Values::size;
+  static constexpr int waiting = Moments::buffers > 0 ? Moments::buffers : 1;
 
   static constexpr const char* kernel = "Update";
   struct Shared {
-    RoundingBytes weights[rounds_weights ? runs_at_once : 1];
-    RoundingBytes moments[rounds_moments ? runs_at_once : 1];
+    RoundingBytes weights[Weights::rounds ? runs_at_once : 1];
+    RoundingBytes moments[State::rounds ? runs_at_once : 1];
+    std::conditional_t<waits, WaitingRuns<1, 2>, WaitingRuns<0, 0>> waiting_weights;
+    std::conditional_t<waits, WaitingRuns<waiting, waiting>, WaitingRuns<0, 0>> waiting_moments;
   };
   Tables tables;
 
@@ -196,63 +213,131 @@ struct Update {
     if (progress.active == 0) return;
     const StepCoefficients<float> c = progress.c;
     for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
-      if constexpr (draws) {
-        context.phase([&](int t) { draw(progress, part, turn, t, shared); });
+      if constexpr (draws) context.phase([&](int t) { draw(progress, part, turn, t, shared); });
+      if constexpr (waits)
+        in_phases(context, entry, progress.c, part, turn, shared);
+      else if constexpr (draws)
         context.phase([&](int t) { step(entry, c, part, turn, t, shared); });
-      } else {
+      else
         context.last([&](int t) { step(entry, c, part, turn, t, shared); });
-      }
     }
   }
 
  private:
+  struct Unit {
+    alignas(16) float w[size];
+    alignas(16) float state[2][size];
+  };
+
   APOLLO_HD static void draw(const Progress& progress, Index part, int turn, int t, Shared& shared) {
     constexpr int blocks = RoundingBytes::blocks;
     static_assert(threads == 2 * runs_at_once * blocks);
     const int run = t / blocks % runs_at_once;
     const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
     if (t < threads / 2) {
-      if constexpr (rounds_weights) shared.weights[run].draw(progress.weight_rounding, number, t % blocks);
+      if constexpr (Weights::rounds) shared.weights[run].draw(progress.weight_rounding, number, t % blocks);
     } else {
-      if constexpr (rounds_moments) shared.moments[run].draw(progress.c.rounding, number, t % blocks);
+      if constexpr (State::rounds) shared.moments[run].draw(progress.c.rounding, number, t % blocks);
     }
   }
 
   APOLLO_HD static void step(const Entry& entry, const StepCoefficients<float>& c, Index part, int turn, int t,
                              const Shared& shared) {
-    constexpr int size = Values::size;
-    over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
-      for (int u = 0; u < Values::count; ++u) {
-        const int at = Values::at(lane, u);
-        if (at >= run.count) return;
-        const int left = min_of(size, run.count - at);
-        const Index first = run.value + at;
-        auto* weight = static_cast<W*>(entry.weight) + first;
-        float w[size], g[size], state[2][size];
-        read<size>(weight, entry.aligned, left, w);
-        read<size>(static_cast<const G*>(entry.gradient) + first, entry.aligned, left, g);
-        for (int b = 0; b < Moments::buffers; ++b)
-          read<size>(static_cast<const Stored*>(entry.moment[b]) + first, entry.aligned, left, state[b]);
-        const RoundingBits<rounds_weights ? size : 0> weight_bits(shared.weights[rounds_weights ? in_part : 0], at);
-        const RoundingBits<rounds_moments ? size : 0> moment_bits(shared.moments[rounds_moments ? in_part : 0], at);
-        alignas(16) W new_weight[size];
-        alignas(16) Stored new_state[2][size];
-        for (int i = 0; i < size; ++i) {
-          float value[2] = {0, 0};
-          for (int b = 0; b < Moments::buffers; ++b) value[b] = state[b][i];
-          const float n = Moments::update(c.gradient_factor * g[i] + c.coupled_decay * w[i], value, c.moments);
-          auto step = static_cast<float>(c.step);
-          if constexpr (Policies::by_block) step = i < left ? channel_step_of(entry, run, at + i) : 0;
-          w[i] = c.decay_after * (c.decay_before * w[i] - step * n);
-          new_weight[i] = stored<W, rounds_weights>(w[i], weight_bits.of(i));
-          for (int b = 0; b < Moments::buffers; ++b)
-            new_state[b][i] = stored<Stored, rounds_moments>(value[b], moment_bits.of(i));
-        }
-        write<size>(new_weight, entry.aligned, left, weight);
-        for (int b = 0; b < Moments::buffers; ++b)
-          write<size>(new_state[b], entry.aligned, left, static_cast<Stored*>(entry.moment[b]) + first);
-      }
+    over_units<Values>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
+      Unit unit;
+      open_moments(entry, run, at, left, unit);
+      update(entry, c, run, at, left, unit);
+      close_weights(entry, run, in_part, at, left, unit, shared);
+      close_moments(entry, run, in_part, at, left, unit, shared);
     });
+  }
+
+  /// Moments, and weights in groups, are opened to where they wait afterwards: all at once would need more registers than there
+  /// are.
+  template <class Context>
+  APOLLO_HD static void in_phases(const Context& context, const Entry& entry, const StepCoefficients<float>& c,
+                                  Index part, int turn, Shared& shared) {
+    const auto over = [&](int t, auto&& body) { over_units<Values, true>(entry, part, turn, t, body); };
+    auto& moments = shared.waiting_moments;
+    auto& weights = shared.waiting_weights;
+    context.phase([&](int t) {
+      weights.clear(t);
+      moments.clear(t);
+      over(t, [&](const Run& run, int in_part, int at, int left) {
+        Unit unit;
+        if constexpr (Weights::grouped) {
+          Weights::template open<size>(entry, run, at, left, unit.w);
+          weights.put(0, in_part, at, unit.w);
+        }
+        open_moments(entry, run, at, left, unit);
+        for (int b = 0; b < Moments::buffers; ++b) moments.put(b, in_part, at, unit.state[b]);
+      });
+      over(t, [&](const Run& run, int in_part, int at, int left) {
+        Unit unit;
+        for (int b = 0; b < Moments::buffers; ++b) moments.get(b, in_part, at, unit.state[b]);
+        if constexpr (Weights::grouped) weights.get(0, in_part, at, unit.w);
+        update(entry, c, run, at, left, unit);
+        for (int b = 0; b < Moments::buffers; ++b)
+          State::template wait<size>(moments, b, in_part, at, left, unit.state[b]);
+        Weights::template wait<size>(weights, in_part, at, left, unit.w);
+      });
+    });
+    context.phase([&](int t) {
+      if constexpr (Weights::grouped) weights.reduce(t);
+      if constexpr (State::in_blocks) moments.reduce(t);
+    });
+    context.phase([&](int t) {
+      over(t, [&](const Run& run, int in_part, int at, int left) {
+        Unit unit;
+        weights.get(0, in_part, at, unit.w);
+        close_weights(entry, run, in_part, at, left, unit, shared);
+      });
+      over(t, [&](const Run& run, int in_part, int at, int left) {
+        Unit unit;
+        for (int b = 0; b < Moments::buffers; ++b) moments.get(b, in_part, at, unit.state[b]);
+        close_moments(entry, run, in_part, at, left, unit, shared);
+      });
+    });
+  }
+
+  APOLLO_INLINE static void open_moments(const Entry& entry, const Run& run, int at, int left, Unit& unit) {
+    for (int b = 0; b < Moments::buffers; ++b)
+      State::template open<size>(entry, b, storage_run(entry, run), at, entry.aligned, left, unit.state[b]);
+  }
+  /// `unit` holds the moments, and weights in groups.
+  APOLLO_INLINE static void update(const Entry& entry, const StepCoefficients<float>& c, const Run& run, int at,
+                                   int left, Unit& unit) {
+    float g[size], step[size];
+    for (int i = 0; i < size; ++i) {
+      step[i] = static_cast<float>(c.step);
+      if constexpr (Policies::by_block) step[i] = i < left ? channel_step_of(entry, run, at + i) : 0;
+    }
+    if constexpr (!Weights::grouped) Weights::template open<size>(entry, run, at, left, unit.w);
+    read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
+    for (int i = 0; i < size; ++i) {
+      float value[2] = {0, 0};
+      for (int b = 0; b < Moments::buffers; ++b) value[b] = unit.state[b][i];
+      float& w = unit.w[i];
+      const float n = Moments::update(c.gradient_factor * g[i] + c.coupled_decay * w, value, c.moments);
+      w = c.decay_after * (c.decay_before * w - step[i] * n);
+      for (int b = 0; b < Moments::buffers; ++b) unit.state[b][i] = value[b];
+    }
+  }
+
+  APOLLO_INLINE static void close_weights(const Entry& entry, const Run& run, int in_part, int at, int left,
+                                          const Unit& unit, const Shared& shared) {
+    const RoundingBits<Weights::rounds ? size : 0> random(shared.weights[Weights::rounds ? in_part : 0], at);
+    Weights::template close<size>(entry, run, at, left, unit.w, random, shared.waiting_weights, in_part);
+  }
+  APOLLO_INLINE static void close_moments(const Entry& entry, const Run& run, int in_part, int at, int left,
+                                          const Unit& unit, const Shared& shared) {
+    const RoundingBits<State::rounds ? size : 0> random(shared.moments[State::rounds ? in_part : 0], at);
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#endif
+    for (int b = 0; b < Moments::buffers; ++b)
+      State::template close<size>(entry, b, storage_run(entry, run), at, entry.aligned, left, unit.state[b], random,
+                                  shared.waiting_moments, in_part);
   }
 };
 

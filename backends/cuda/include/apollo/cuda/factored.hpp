@@ -21,10 +21,11 @@ struct SideSquares : GradientSquares<G> {
 template <bool by_line>
 struct ProjectedSquares {
   static constexpr bool steps = true;
+  static constexpr bool rounds = false;
   APOLLO_HD static double* sums(const Entry& entry) { return by_line ? entry.r_norms : entry.column_sums; }
   APOLLO_HD static Index lines(const Entry& entry) { return entry.setup.plan.kept; }
   APOLLO_HD static Index length(const Entry& entry) { return entry.setup.plan.rank; }
-  APOLLO_HD static double of(const Entry& entry, const Progress& progress, Index at) {
+  APOLLO_HD static double of(const Entry& entry, const Progress& progress, Index at, std::uint32_t) {
     if constexpr (by_line) entry.r[at] = r_to_step(entry, progress, at);
     const float r = entry.r[at];
     return static_cast<double>(r) * static_cast<double>(r);
@@ -235,6 +236,9 @@ struct ClipUpdate {
 /// as R does, row by row of X: where that is not the weight's order they are read and written value by value.
 template <class Policies, class W, class G>
 struct ApplyScaled {
+  static_assert(!Policies::Weights::keeps_remainder && !is_grouped<W>,
+                "apollo: apollo::cuda steps split weights and weights in 8-bit groups by factored moments of a "
+                "projection alone; see docs/cuda.md.");
   using Moments = typename Policies::Moments;
   using Stored = stored_t<Moments, float>;
   static constexpr bool rounds_weights = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;

@@ -59,14 +59,12 @@ struct Lift {
 /// reads C or P once for each line of memory.
 template <class Policies, class W, class G>
 struct ApplyLift {
-  static constexpr bool rounds = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
   static constexpr bool residual = Policies::Granularity::residual;
   using Values = Units<float>;  // of bfloat16 as well: eight at a time would need more registers than there are
+  using Change = ChangeWeights<Policies, W, Values>;
 
   static constexpr const char* kernel = "ApplyLift";
-  struct Shared {
-    RoundingBytes random[rounds ? runs_at_once : 1];
-  };
+  using Shared = typename Change::Shared;
   Tables tables;
   const float* product = nullptr;  ///< of the one tensor that is stepped, see Lift
 
@@ -74,42 +72,23 @@ struct ApplyLift {
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
-    const Index part = tables.number(context.block());
     if (progress.active == 0 || (entry.by_products && product == nullptr)) return;  // the one is multiplied later
-    in_turns<rounds>(context, progress, part, shared.random,
-                     [&](int turn, int t) { step(entry, progress, product, part, turn, t, shared); });
-  }
-
- private:
-  APOLLO_HD static void step(const Entry& entry, const Progress& progress, const float* product, Index part, int turn,
-                             int t, const Shared& shared) {
-    constexpr int size = Values::size;
     const float before = progress.c.decay_before, after = progress.c.decay_after;
     const auto length = static_cast<float>(progress.c.step);
-    over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
-      for (int u = 0; u < Values::count; ++u) {
-        const int at = Values::at(lane, u);
-        if (at >= run.count) return;
-        const int left = min_of(size, run.count - at);
-        auto* weight = static_cast<W*>(entry.weight) + run.value + at;
-        float w[size], lifted[size];
-        Lift<Policies, size>{entry, product}(run, at, left, lifted);
-        read<size>(weight, entry.aligned, left, w);
-        for (int i = 0; i < size; ++i) lifted[i] *= length;
-        if constexpr (residual) {
-          float g[size];
-          read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
-          for (int i = 0; i < left; ++i) lifted[i] += channel_step_of(entry, run, at + i) * g[i];
-        }
-        const RoundingBits<rounds ? size : 0> random(shared.random[rounds ? in_part : 0], at);
-        alignas(16) W result[size];
-        for (int i = 0; i < size; ++i) {
-          w[i] = after * (before * w[i] - lifted[i]);
-          result[i] = stored<W, rounds>(w[i], random.of(i));
-        }
-        write<size>(result, entry.aligned, left, weight);
-      }
-    });
+    Change::run(context, entry, progress, tables.number(context.block()), shared,
+                [&](const Run& run, int at, int left, float* w, const auto& open) {
+                  constexpr int size = Values::size;
+                  float lifted[size];
+                  Lift<Policies, size>{entry, product}(run, at, left, lifted);
+                  for (int i = 0; i < size; ++i) lifted[i] *= length;
+                  if constexpr (residual) {
+                    float g[size];
+                    read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
+                    for (int i = 0; i < left; ++i) lifted[i] += channel_step_of(entry, run, at + i) * g[i];
+                  }
+                  open();
+                  for (int i = 0; i < size; ++i) w[i] = after * (before * w[i] - lifted[i]);
+                });
   }
 };
 

@@ -75,7 +75,7 @@ class Model {
   }
 
   /// Registers a tensor and allocates its state. W and G are views of device memory without gaps, row- or column-major,
-  /// float or bfloat16. The name is its identity: random streams go by it. Vectors in a group with a projection get dense moments.
+  /// float or bfloat16; W also of int8_groups, its codes and ranges on the device. The name is its identity: random streams go by it. Vectors in a group with a projection get dense moments.
   /// Errors, before anything is changed: those of make_plan; memory of the host or of another device; a view with gaps;
   /// shapes or orders that differ; a name that is taken; too little memory on the device.
   template <class Policies, class W, class G>
@@ -104,8 +104,7 @@ class Model {
     check_view(device_, check, "weight", weight);
     request.order = memory_order(weight);
     check_gradient<Device, Gradient>(device_, check, weight.shape(), request.order, gradient);
-    request.weight = weight.data;
-    request.gradient = gradient.data;
+    take_memory(request, weight, gradient);
     Place place;
     if (Policies::Projection::projects && Groups::is_vector(weight.shape())) {
       request.settings.scale = 1;
@@ -122,11 +121,12 @@ class Model {
     groups_.count(group.index, request.shape);
     prepared_ = false;
   }
-  /// Without a gradient until the next rebind, of the weight's type: the tensor is not stepped.
+  /// Without a gradient until the next rebind, of the weight's type (float for groups): the tensor is not stepped.
   template <class Policies, class W>
   void add(Group<Policies> group, std::string_view name, const MatrixView<W>& weight, NoGradient, Stream stream = {}) {
+    using Gradient = std::conditional_t<is_grouped<W>, float, W>;
     add(group, name, weight,
-        MatrixView<const W>(nullptr, weight.rows, weight.cols, weight.row_stride, weight.col_stride), stream);
+        MatrixView<const Gradient>(nullptr, weight.rows, weight.cols, weight.row_stride, weight.col_stride), stream);
   }
 
   /// Tensors of any number of dimensions; a batch of E matrices is registered as name[0] ... name[E - 1].
@@ -152,12 +152,12 @@ class Model {
   template <class W, class G>
   void rebind(std::string_view name, const MatrixView<W>& weight, const MatrixView<G>& gradient, Stream stream = {}) {
     check_rebind<W, std::remove_const_t<G>>(name, weight, gradient);
-    bind(find(name), weight.data, gradient.data, stream);
+    bind(find(name), weight, gradient, stream);
   }
   template <class W>
   void rebind(std::string_view name, const MatrixView<W>& weight, NoGradient, Stream stream = {}) {
     check_weight(name, weight);
-    bind(find(name), weight.data, nullptr, stream);
+    bind(find(name), weight, MatrixView<const float>(), stream);
   }
   /// The same of tensors of any number of dimensions, unfolded as they were when they were added.
   template <class W, class G>
@@ -171,7 +171,7 @@ class Model {
     const auto part = [&](std::size_t e) { return parts::name_of(name, e, how); };
     for (std::size_t e = 0; e < weights.size(); ++e)
       check_rebind<W, std::remove_const_t<G>>(part(e), weights[e], gradients[e]);
-    for (std::size_t e = 0; e < weights.size(); ++e) bind(find(part(e)), weights[e].data, gradients[e].data, stream);
+    for (std::size_t e = 0; e < weights.size(); ++e) bind(find(part(e)), weights[e], gradients[e], stream);
   }
 
   // --- what their steps read --------------------------------------------------------------------------------------------
@@ -361,11 +361,23 @@ class Model {
     check_weight(name, weight);
     check_gradient<Device, G>(device_, check, weight.shape(), place.order, gradient);
   }
-  void bind(const Place& place, void* weight, const void* gradient, Stream stream) {
-    const bool aligned =
-        reinterpret_cast<std::uintptr_t>(weight) % 16 == 0 && reinterpret_cast<std::uintptr_t>(gradient) % 16 == 0;
+  template <class W, class G>
+  static void take_memory(TensorRequest& request, const MatrixView<W>& weight, const MatrixView<G>& gradient) {
+    request.weight = weight.data;
+    request.gradient = gradient.data;
+    if constexpr (is_grouped<W>) {
+      request.ranges = weight.ranges;
+      while (Index{1} << request.group_bits < weight.group_size) ++request.group_bits;
+    }
+  }
+  template <class W, class G>
+  void bind(const Place& place, const MatrixView<W>& weight, const MatrixView<G>& gradient, Stream stream) {
+    const bool aligned = reinterpret_cast<std::uintptr_t>(weight.data) % 16 == 0 &&
+                         reinterpret_cast<std::uintptr_t>(gradient.data) % 16 == 0;
     until_refresh_ = 0;
-    place.batch->bind(device_, place.number, weight, gradient, aligned, stream);
+    TensorRequest to;
+    take_memory(to, weight, gradient);
+    place.batch->bind(device_, place.number, to, aligned, stream);
   }
 
   /// Takes back the tensors from number `first` on, none of which has been stepped.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <apollo/cuda/project.hpp>
+#include <apollo/cuda/storage.hpp>
 
 namespace apollo::cuda {
 
@@ -120,12 +121,13 @@ struct TurnSparse {
   }
 };
 
-/// M and V by tiles of channels. Sums are in fp32 and in order, as the reference takes them.
+/// M and V by tiles of channels. Sums are in fp32 and in order, as the reference takes them. Moments in blocks are left in `turned`.
 template <class Policies>
 struct RotateMoments {
   using Moments = typename Policies::Moments;
-  using Stored = stored_t<Moments, float>;
-  static constexpr bool rounds = std::is_same_v<Stored, bfloat16>;
+  using State = StoredMoments<Moments>;
+  using Stored = typename State::Stored;
+  static constexpr bool rounds = State::rounds && !State::in_blocks;
   static constexpr int runs = rounds ? RankTile::most / storage_block + 1 : 1;
 
   static constexpr const char* kernel = "RotateMoments";
@@ -146,20 +148,16 @@ struct RotateMoments {
     const Index first = tables.number(context.block()) * tile.channels;
     const int count = static_cast<int>(min_of(plan.kept - first, Index{tile.channels}));
     const Index first_run = first * rank / storage_block;
-    if constexpr (rounds) {
-      RandomStream rounding = progress.c.rounding;  // the update rounds with the same counter: the highest bit tells
-      rounding.counter |= std::uint64_t{1} << 47;
+    if constexpr (rounds)
       context.phase([&](int t) {
         constexpr int blocks = RoundingBytes::blocks;
         const Index run = first_run + t / blocks;
         if (t < runs * blocks && run * storage_block < (first + count) * rank)
-          shared.random[t / blocks].draw(rounding, run, t % blocks);
+          shared.random[t / blocks].draw(progress.rotation_rounding(), run, t % blocks);
       });
-    }
     for (int b = 0; b < Moments::buffers; ++b) {
-      auto* moment = static_cast<Stored*>(entry.moment[b]) + first * rank;
       context.phase([&](int t) {
-        for (int i = t; i < count * rank; i += threads) shared.before[i] = static_cast<float>(moment[i]);
+        for (int i = t; i < count * rank; i += threads) shared.before[i] = State::open_one(entry, b, first * rank + i);
       });
       context.phase([&](int t) {
         tile.over(t, count, [&](int, int channel, int bucket) {
@@ -167,11 +165,16 @@ struct RotateMoments {
           const float* q = entry.q + static_cast<Index>(bucket) * rank;
           float sum = 0;
           for (int i = 0; i < rank; ++i) sum += line[i] * (b == 1 ? q[i] * q[i] : q[i]);
-          std::uint32_t random = 0;
-          const Index at = (first + channel) * rank + bucket, run = at / storage_block;
-          if constexpr (rounds)
-            random = shared.random[run - first_run].bits_of(static_cast<int>(at - run * storage_block));
-          moment[channel * rank + bucket] = stored<Stored, rounds>(sum, random);
+          const Index at = (first + channel) * rank + bucket;
+          if constexpr (State::in_blocks) {
+            entry.turned[b * plan.moment_size() + at] = sum;
+          } else {
+            std::uint32_t random = 0;
+            const Index run = at / storage_block;
+            if constexpr (rounds)
+              random = shared.random[run - first_run].bits_of(static_cast<int>(at - run * storage_block));
+            static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(sum, random);
+          }
         });
       });
     }

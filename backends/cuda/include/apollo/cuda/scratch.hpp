@@ -7,6 +7,7 @@
 #include <apollo/cuda/composition.hpp>
 #include <apollo/cuda/factored.hpp>
 #include <apollo/cuda/lift.hpp>
+#include <apollo/cuda/low_rank_blocks.hpp>
 #include <apollo/cuda/multiply.hpp>
 #include <apollo/cuda/residual.hpp>
 #include <apollo/cuda/rotate.hpp>
@@ -44,10 +45,12 @@ class StepScratch {
           entry.parts = entry.norm_parts = ProjectDenseAcross<G>::parts_of_r(plan);
       }
       parts[Pass::by_moment] = LowRankMoments<Policies>::parts(plan);
+      if (Is::moments_in_blocks) parts[Pass::by_moment_run] = CloseRuns<Moments>::parts(plan);
       if (Is::rotates(entry.setup.settings)) {
         parts[Pass::old_draw] = Is::draws_signs ? 1 : parts[Pass::by_draw];
         parts[Pass::by_turn] = Is::draws_signs ? TurnSparse::parts(plan) : TurnDense<>::parts(plan);
         parts[Pass::by_rotation] = parts[Pass::by_moment];
+        parts[Pass::by_rotated_run] = parts[Pass::by_moment_run];
       }
       if (Is::residual) parts[Pass::by_residual] = ResidualScales<Policies, G>::parts(plan);
       entry.blocks = Is::residual ? 3 * parts[Pass::by_residual] : Is::lifted ? 0 : 3 * parts[Pass::by_moment];
@@ -119,8 +122,10 @@ class StepScratch {
           take(entry.split_directions, entry.splits * plan.rank * plan.removed);
       }
       take(entry.q, Is::rotates(entry.setup.settings) ? plan.rank * plan.rank : 0);
+      if (Is::moments_in_blocks && Is::rotates(entry.setup.settings))
+        take(entry.turned, Moments::buffers * plan.moment_size());
       take(entry.r, entry.parts * plan.moment_size());
-      take(entry.n, Is::lifted ? plan.moment_size() : 0);
+      take(entry.n, Is::lifted || Is::moments_in_blocks ? plan.moment_size() : 0);
     }
     if constexpr (Is::factors) {
       const Index columns = vector_size<Policies>(plan, 1);

@@ -12,13 +12,15 @@ namespace apollo::cuda {
 template <class Policies>
 inline constexpr bool scales_momentum = Policies::Granularity::of_update&& Policies::Moments::buffers == 1;
 
-/// M, V <- R by tiles of channels, the squared norms of N and R, and from them s of every channel.
+/// M, V <- R by tiles of channels, the squared norms of N and R, and from them s of every channel. Of moments in blocks only the
+/// norms: LowRankBlocks has left N and R.
 template <class Policies>
 struct LowRankMoments {
   using Moments = typename Policies::Moments;
   using Granularity = typename Policies::Granularity;
   using Stored = stored_t<Moments, float>;
-  static constexpr bool rounds = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
+  static constexpr bool in_blocks = StoredMoments<Moments>::in_blocks;
+  static constexpr bool rounds = StoredMoments<Moments>::rounds && !in_blocks;
   static constexpr bool measures = !Granularity::elementwise || Granularity::residual;
   static constexpr int runs = rounds ? RankTile::most / storage_block + 1 : 1;
 
@@ -54,20 +56,26 @@ struct LowRankMoments {
     context.phase([&](int t) {
       tile.over(t, count, [&](int, int channel, int bucket) {
         const Index at = (first + channel) * rank + bucket;
-        float r = r_to_step(entry, progress, at);
-        if constexpr (Policies::factored_gradient) r *= entry.channel_step[first + channel];
-        float value[2] = {0, 0};
-        for (int b = 0; b < Moments::buffers; ++b)
-          if (progress.restarts == 0) value[b] = static_cast<float>(static_cast<const Stored*>(entry.moment[b])[at]);
-        const float n = Moments::update(r, value, progress.c.moments);
-        const Index run = at / storage_block;
-        std::uint32_t random = 0;
-        if constexpr (rounds)
-          random = shared.random[run - first_run].bits_of(static_cast<int>(at - run * storage_block));
-        for (int b = 0; b < Moments::buffers; ++b)
-          static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(value[b], random);
-        if constexpr (Granularity::elementwise) entry.n[entry.in_n(first + channel, bucket)] = n;
-        if constexpr (Granularity::residual) entry.r[at] = r;
+        float r = 0, n = 0;
+        if constexpr (in_blocks) {
+          r = entry.r[at];
+          n = entry.n[entry.in_n(first + channel, bucket)];
+        } else {
+          r = r_to_step(entry, progress, at);
+          if constexpr (Policies::factored_gradient) r *= entry.channel_step[first + channel];
+          float value[2] = {0, 0};
+          for (int b = 0; b < Moments::buffers; ++b)
+            if (progress.restarts == 0) value[b] = static_cast<float>(static_cast<const Stored*>(entry.moment[b])[at]);
+          n = Moments::update(r, value, progress.c.moments);
+          const Index run = at / storage_block;
+          std::uint32_t random = 0;
+          if constexpr (rounds)
+            random = shared.random[run - first_run].bits_of(static_cast<int>(at - run * storage_block));
+          for (int b = 0; b < Moments::buffers; ++b)
+            static_cast<Stored*>(entry.moment[b])[at] = stored<Stored, rounds>(value[b], random);
+          if constexpr (Granularity::elementwise) entry.n[entry.in_n(first + channel, bucket)] = n;
+          if constexpr (Granularity::residual) entry.r[at] = r;
+        }
         if constexpr (measures) {
           double* squares = shared.squares + channel * rank + bucket;
           squares[0] = static_cast<double>(n) * static_cast<double>(n);
@@ -178,77 +186,102 @@ struct Finish {
   }
 };
 
-/// Calls step(turn, thread) for the runs of a part, runs_at_once of them a turn, once the random bits are there that round the
-/// weights of that turn.
-template <bool rounds, class Context, class Step>
-APOLLO_HD void in_turns(const Context& context, const Progress& progress, Index part, RoundingBytes* random,
-                        const Step& step) {
-  for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
-    if constexpr (rounds) {
-      context.phase([&](int t) {
-        const int run = t / RoundingBytes::blocks;
-        const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
-        if (run < runs_at_once) random[run].draw(progress.weight_rounding, number, t % RoundingBytes::blocks);
-      });
-      context.phase([&](int t) { step(turn, t); });
-    } else {
-      context.last([&](int t) { step(turn, t); });
+/// W <- change(W) of a part's runs: change(run, at, left, w, open) of each unit of values, open() reading w. Weights in groups wait until the range
+/// of their group is known.
+template <class Policies, class W, class Values>
+struct ChangeWeights {
+  using Weights = StoredWeights<Policies, W>;
+  static constexpr int size = Values::size;
+  struct Shared {
+    RoundingBytes random[Weights::rounds ? runs_at_once : 1];
+    std::conditional_t<Weights::grouped, WaitingRuns<1, 2>, WaitingRuns<0, 0>> waiting;
+  };
+
+  template <class Context, class Change>
+  APOLLO_HD static void run(const Context& context, const Entry& entry, const Progress& progress, Index part,
+                            Shared& shared, const Change& change) {
+    const auto close = [&](const Run& run, int in_part, int at, int left, const float* w) {
+      const RoundingBits<Weights::rounds ? size : 0> random(shared.random[Weights::rounds ? in_part : 0], at);
+      Weights::template close<size>(entry, run, at, left, w, random, shared.waiting, in_part);
+    };
+    for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
+      if constexpr (Weights::rounds) context.phase([&](int t) { draw(progress, part, turn, t, shared); });
+      if constexpr (Weights::grouped) {
+        context.phase([&](int t) {
+          shared.waiting.clear(t);
+          over_units<Values, true>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
+            alignas(16) float w[size];
+            change(run, at, left, w, [&] { Weights::template open<size>(entry, run, at, left, w); });
+            Weights::template wait<size>(shared.waiting, in_part, at, left, w);
+          });
+        });
+        context.phase([&](int t) { shared.waiting.reduce(t); });
+        context.phase([&](int t) {
+          over_units<Values, true>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
+            alignas(16) float w[size];
+            shared.waiting.get(0, in_part, at, w);
+            close(run, in_part, at, left, w);
+          });
+        });
+      } else {
+        const auto step = [&](int t) {
+          over_units<Values>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
+            float w[size];
+            change(run, at, left, w, [&] { Weights::template open<size>(entry, run, at, left, w); });
+            close(run, in_part, at, left, w);
+          });
+        };
+        if constexpr (Weights::rounds)
+          context.phase(step);
+        else
+          context.last(step);
+      }
     }
   }
-}
+
+ private:
+  APOLLO_HD static void draw(const Progress& progress, Index part, int turn, int t, Shared& shared) {
+    const int run = t / RoundingBytes::blocks;
+    const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
+    if (run < runs_at_once) shared.random[run].draw(progress.weight_rounding, number, t % RoundingBytes::blocks);
+  }
+};
 
 /// W <- (W before - step_j X) after, X being the gradient or its momentum. Reads W and X once, writes W once.
 template <class Policies, class W, class G>
 struct Apply {
   static constexpr bool per_channel = Policies::Granularity::per_channel;
   static constexpr bool of_momentum = scales_momentum<Policies>;
-  using X = std::conditional_t<of_momentum, float, G>;
-  static constexpr bool rounds = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
+  using X = std::conditional_t<of_momentum, stored_t<typename Policies::Moments, float>, G>;
+  using Weights = StoredWeights<Policies, W>;
+  using Values = std::conditional_t<Weights::grouped || Weights::split, Units<float>, Units<W>>;
+  using Change = ChangeWeights<Policies, W, Values>;
 
   static constexpr const char* kernel = "Apply";
-  struct Shared {
-    RoundingBytes random[rounds ? runs_at_once : 1];
-  };
+  using Shared = typename Change::Shared;
   Tables tables;
 
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
-    const Index part = tables.number(context.block());
     if (progress.active == 0) return;
-    in_turns<rounds>(context, progress, part, shared.random,
-                     [&](int turn, int t) { step(entry, progress, part, turn, t, shared); });
-  }
-
- private:
-  APOLLO_HD static void step(const Entry& entry, const Progress& progress, Index part, int turn, int t,
-                             const Shared& shared) {
-    constexpr int size = Units<W>::size;
     const float before = progress.c.decay_before, after = progress.c.decay_after;
-    over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
-      float length = static_cast<float>(progress.factor);
-      const bool one = entry.along && entry.length >= storage_block;  // a run lies in one channel
-      if (per_channel && one) length = entry.channel_step[run.line];
-      for (int u = 0; u < Units<W>::count; ++u) {
-        const int at = Units<W>::at(lane, u);
-        if (at >= run.count) return;
-        const int left = min_of(size, run.count - at);
-        auto* weight = static_cast<W*>(entry.weight) + run.value + at;
-        float w[size], g[size];
-        read<size>(weight, entry.aligned, left, w);
-        const auto* x = static_cast<const X*>(of_momentum ? entry.moment[0] : entry.gradient);
-        read<size>(x + run.value + at, entry.aligned, left, g);
-        const RoundingBits<rounds ? size : 0> random(shared.random[rounds ? in_part : 0], at);
-        alignas(16) W result[size];
-        for (int i = 0; i < size; ++i) {
-          if (per_channel && !one && i < left) length = channel_step_of(entry, run, at + i);
-          w[i] = after * (before * w[i] - length * g[i]);
-          result[i] = stored<W, rounds>(w[i], random.of(i));
-        }
-        write<size>(result, entry.aligned, left, weight);
-      }
-    });
+    const bool one = entry.along && entry.length >= storage_block;  // a run lies in one channel
+    const auto whole = static_cast<float>(progress.factor);
+    Change::run(context, entry, progress, tables.number(context.block()), shared,
+                [&](const Run& run, int at, int left, float* w, const auto& open) {
+                  constexpr int size = Values::size;
+                  float length = per_channel && one ? entry.channel_step[run.line] : whole;
+                  float x[size];
+                  const auto* from = static_cast<const X*>(of_momentum ? entry.moment[0] : entry.gradient);
+                  read<size>(from + run.value + at, entry.aligned, left, x);
+                  open();
+                  for (int i = 0; i < size; ++i) {
+                    if (per_channel && !one && i < left) length = channel_step_of(entry, run, at + i);
+                    w[i] = after * (before * w[i] - length * x[i]);
+                  }
+                });
   }
 };
 

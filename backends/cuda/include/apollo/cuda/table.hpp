@@ -6,6 +6,7 @@
 #include <apollo/step/coefficients.hpp>
 #include <apollo/step/report.hpp>
 #include <apollo/tensor/blocks.hpp>
+#include <apollo/tensor/int8.hpp>
 
 namespace apollo::cuda {
 
@@ -26,8 +27,12 @@ struct Entry {
   void* weight = nullptr;
   const void* gradient = nullptr;  ///< null: no gradient
   void* moment[2] = {};
+  float* scales[2] = {};    ///< of moments in blocks
   float* shared = nullptr;  ///< V of each block of channels; or in two factors, means of rows and then of columns
-  PackedBasis packed;       ///< P^T, where it is kept in 4 bits
+  std::uint16_t* remainder = nullptr;  ///< of split weights
+  GroupRange* ranges = nullptr;        ///< of weights in groups ...
+  int group_bits = 0;                  ///< ... of 2^this
+  PackedBasis packed;                  ///< P^T, where it is kept in 4 bits
 
   Index lines = 0;       ///< of memory: rows of a row-major matrix
   Index length = 0;      ///< of a line
@@ -50,7 +55,8 @@ struct Entry {
   std::uint32_t* old_signs = nullptr;
   bfloat16* split_directions = nullptr;  ///< P as `splits` bfloat16 matrices, the largest first
   ProductScalars* scalars = nullptr;
-  float* q = nullptr;         ///< ... and P_new P_old^T, rank x rank
+  float* q = nullptr;         ///< ... and P_new P_old^T, rank x rank ...
+  float* turned = nullptr;    ///< ... and moments in blocks before they are closed again
   float* r = nullptr;         ///< `parts` times kept x rank: R is their sum
   float* n = nullptr;         ///< N where it is lifted, C then: kept x rank, or rank x kept where channels are adjacent
   double* x_norms = nullptr;  ///< `norm_parts` times kept: squared norms of channels likewise
@@ -98,6 +104,13 @@ struct Progress {
   std::int32_t active = 0;
   std::int32_t restarts = 0;  ///< moments count as zero
   std::int32_t rotates = 0;   ///< moments are turned to new directions
+
+  /// Of moments that are turned. The update rounds with the same counter: the highest bit tells.
+  APOLLO_HD RandomStream rotation_rounding() const {
+    RandomStream stream = c.rounding;
+    stream.counter |= std::uint64_t{1} << 47;
+    return stream;
+  }
 };
 
 /// Whether a tensor's step is of this entry: of its sum, where one waits that is whole, else of its gradient.
@@ -162,6 +175,13 @@ APOLLO_HD inline Run run_at(Index lines, Index length, Index number) {
   }
   run.count = static_cast<int>(min_of(left, Index{storage_block}));
   return run;
+}
+
+/// The same as policies' storages take it.
+APOLLO_HD inline StorageRun storage_run(const Entry& entry, const Run& run) {
+  const bool joined = entry.length < storage_block;
+  return {run.line,     joined ? run.value : run.at, joined ? entry.lines * entry.length : entry.length, run.count,
+          entry.length, Order2D::row_major};
 }
 
 /// Where value `at` of a run lies: its line of memory and its place there.

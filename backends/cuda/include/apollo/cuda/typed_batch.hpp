@@ -41,6 +41,8 @@ class TypedBatch final : public Batch<Device> {
     entry.number = request.number;
     entry.weight = request.weight;
     entry.gradient = request.gradient;
+    entry.ranges = request.ranges;
+    entry.group_bits = request.group_bits;
     const bool rows = request.order == Order2D::row_major;
     entry.lines = rows ? request.shape.rows : request.shape.cols;
     entry.length = rows ? request.shape.cols : request.shape.rows;
@@ -66,12 +68,19 @@ class TypedBatch final : public Batch<Device> {
     parts[Pass::by_tensor] = 1;
     parts[Pass::by_run] = (run_count(entry.lines, entry.length) + runs_a_part - 1) / runs_a_part;
 
-    const Index one = plan.moment_size() * static_cast<Index>(sizeof(Stored));
+    const Index one = Is::moments_in_blocks ? up_to_16(moment_bytes(plan)) + scale_bytes(plan) : moment_bytes(plan);
     tensor.moment_bytes = Moments::buffers > 0 ? one : 0;
     tensor.moment_buffers = Moments::buffers;
     tensor.moments = Memory<Device>(device, Moments::buffers * up_to_16(one), request.name, "optimizer state");
-    for (int b = 0; b < Moments::buffers; ++b)
+    for (int b = 0; b < Moments::buffers; ++b) {
       entry.moment[b] = tensor.moments.template as<std::byte>() + b * up_to_16(one);
+      entry.scales[b] =
+          reinterpret_cast<float*>(static_cast<std::byte*>(entry.moment[b]) + up_to_16(moment_bytes(plan)));
+    }
+    if constexpr (Is::splits_weights) {
+      tensor.remainder = Memory<Device>(device, 2 * entry.values(), request.name, "optimizer state");
+      entry.remainder = tensor.remainder.template as<std::uint16_t>();
+    }
     if constexpr (Is::has_basis) {
       tensor.basis = Memory<Device>(device, basis_bytes(plan), request.name, "optimizer state");
       if constexpr (Is::packs)
@@ -87,6 +96,7 @@ class TypedBatch final : public Batch<Device> {
     }
     StepScratch<Policies, W, Given>::reserve(device, request.name, tensor, parts);
     if constexpr (Is::by_block || Is::factors) device.clear(entry.shared, tensor.shared.bytes(), stream);
+    if constexpr (Is::splits_weights) device.clear(entry.remainder, tensor.remainder.bytes(), stream);
     if constexpr (Is::has_basis) {
       if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device, Is::packs>>(device);
       basis_->reserve(plan, request.settings.svd, request.name);
@@ -171,15 +181,16 @@ class TypedBatch final : public Batch<Device> {
   }
 
   Index state_bytes(std::size_t number) const override {
-    const Tensor<Device>& tensor = this->tensor(number);
-    return tensor.moment_bytes * Moments::buffers + tensor.basis.bytes() + tensor.shared.bytes();
+    return apollo::state_bytes<Policies, float>(this->tensor(number).entry.setup.plan);
   }
 
   std::unique_ptr<HostState> read_state(const Device& device, std::size_t number, Stream stream) const override {
     const Tensor<Device>& tensor = this->tensor(number);
     auto host = std::make_unique<Host>(tensor);
-    for (int b = 0; b < Moments::buffers; ++b)
-      device.read(host->state.moment[b].data(), tensor.entry.moment[b], tensor.moment_bytes, stream);
+    const auto read = [&](void* to, const void* from, Index bytes) { device.read(to, from, bytes, stream); };
+    over_moments(tensor, host->state, read);
+    if constexpr (Is::splits_weights)
+      device.read(host->state.remainder.data(), tensor.entry.remainder, tensor.remainder.bytes(), stream);
     if constexpr (Is::has_basis) {
       if constexpr (Is::packs) {
         device.read(host->state.packed_ranges.data(), tensor.entry.packed.ranges, host->state.packed_ranges.bytes(),
@@ -200,8 +211,10 @@ class TypedBatch final : public Batch<Device> {
   void write_state(const Device& device, std::size_t number, HostState& state, Stream stream) override {
     const Tensor<Device>& tensor = this->tensor(number);
     auto& host = static_cast<Host&>(state);
-    for (int b = 0; b < Moments::buffers; ++b)
-      device.write(tensor.entry.moment[b], host.state.moment[b].data(), tensor.moment_bytes, stream);
+    over_moments(tensor, host.state,
+                 [&](const void* from, void* to, Index bytes) { device.write(to, from, bytes, stream); });
+    if constexpr (Is::splits_weights)
+      device.write(tensor.entry.remainder, host.state.remainder.data(), tensor.remainder.bytes(), stream);
     if constexpr (Is::has_basis) {
       if constexpr (Is::packs) {
         device.write(tensor.entry.packed.ranges, host.state.packed_ranges.data(), host.state.packed_ranges.bytes(),
@@ -354,6 +367,7 @@ class TypedBatch final : public Batch<Device> {
         run(Pass::by_tensor, TurnColumns{});
       else
         run(Pass::by_rotation, RotateMoments<Policies>{});
+      if constexpr (Is::moments_in_blocks) run(Pass::by_rotated_run, CloseRotated<Policies>{});
     }
     if constexpr (Policies::factored) {
       run(Pass::by_line, AlongChannels<ProjectedSquares<true>>{});
@@ -362,7 +376,9 @@ class TypedBatch final : public Batch<Device> {
       run(Pass::by_moment, ScaleProjected{});
       run(Pass::by_tensor, ClipUpdate{});
     } else {
-      run(Pass::by_moment, LowRankMoments<Policies>{});
+      if constexpr (Is::moments_in_blocks) run(Pass::by_moment_run, LowRankBlocks<Policies>{});
+      if constexpr (!Is::moments_in_blocks || LowRankMoments<Policies>::measures)
+        run(Pass::by_moment, LowRankMoments<Policies>{});
     }
     if constexpr (Is::residual) {
       run(Pass::by_residual, ResidualScales<Policies, G>{});
@@ -417,6 +433,30 @@ class TypedBatch final : public Batch<Device> {
   }
 
   // --- state ------------------------------------------------------------------------------------------------------------
+
+  /// Of one buffer, in blocks those of its codes ...
+  static Index moment_bytes(const Plan& plan) {
+    const BlockedLines lines = moment_lines<Policies>(plan);
+    if constexpr (Is::moments_in_blocks) return lines.lines * code_bytes<Stored>(lines.length);
+    return plan.moment_size() * static_cast<Index>(sizeof(Stored));
+  }
+  /// ... and of their scales.
+  static Index scale_bytes(const Plan& plan) {
+    return MomentArray<Stored, HostBuffer>::bytes(moment_lines<Policies>(plan)) - moment_bytes(plan);
+  }
+  /// Calls copy(host, device, bytes) for every array of the moments.
+  template <class HostMoments, class Copy>
+  static void over_moments(const Tensor<Device>& tensor, HostMoments& state, const Copy& copy) {
+    const Plan& plan = tensor.entry.setup.plan;
+    for (int b = 0; b < Moments::buffers; ++b)
+      if constexpr (Is::moments_in_blocks) {
+        const BlockPointer host = state.moment[b].pointer();
+        copy(host.codes, tensor.entry.moment[b], moment_bytes(plan));
+        copy(host.scales, tensor.entry.scales[b], scale_bytes(plan));
+      } else {
+        copy(state.moment[b].pointer(), tensor.entry.moment[b], moment_bytes(plan));
+      }
+  }
 
   static constexpr Index basis_bytes(const Plan& plan) {
     const Index size = plan.rank * plan.removed;

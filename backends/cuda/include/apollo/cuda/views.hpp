@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include <apollo/step/settings.hpp>
+#include <apollo/tensor/int8.hpp>
 #include <apollo/tensor/number.hpp>
 #include <apollo/tensor/view.hpp>
 
@@ -13,10 +14,23 @@ namespace apollo::cuda {
 
 template <class W, class Gradient>
 constexpr void check_types() {
-  static_assert(std::is_same_v<W, float> || std::is_same_v<W, bfloat16>,
-                "apollo: apollo::cuda steps weights of float or apollo::bfloat16; see docs/cuda.md.");
+  static_assert(
+      std::is_same_v<W, float> || std::is_same_v<W, bfloat16> || is_grouped<W>,
+      "apollo: apollo::cuda steps weights of float, apollo::bfloat16 or apollo::int8_groups; see docs/cuda.md.");
   static_assert(std::is_same_v<Gradient, float> || std::is_same_v<Gradient, bfloat16>,
                 "apollo: apollo::cuda takes gradients of float or apollo::bfloat16; see docs/cuda.md.");
+}
+
+template <class Device>
+void check_ranges(const Device& device, const Check& check, const MatrixView<int8_groups>& view) {
+  if (!is_group_size(view.group_size))
+    check.fail("group_size = " + text(view.group_size) + " must be 32, 64, 128 or 256");
+  if (view.row_stride != view.cols || view.col_stride != 1)
+    check.fail("a weight in 8-bit groups must be row-major, its rows adjacent");
+  if (view.ranges == nullptr) check.fail("the weight has no ranges of its groups");
+  const Index groups = BlockedLines::of(view.rows, view.cols).count(view.group_size);
+  const std::string refused = device.refuses(view.ranges, groups * static_cast<Index>(sizeof(GroupRange)));
+  if (!refused.empty()) check.fail("the array of the weight's ranges " + refused);
 }
 
 template <class Device, class T>
@@ -32,6 +46,7 @@ void check_view(const Device& device, const Check& check, const char* what, cons
                " has gaps; apollo::cuda steps row- or column-major matrices without");
   const std::string refused = device.refuses(view.data, view.size() * static_cast<Index>(sizeof(T)));
   if (!refused.empty()) check.fail(std::string("the ") + what + " " + refused);
+  if constexpr (is_grouped<T>) check_ranges(device, check, view);
 }
 
 /// Of a tensor of this shape and order of memory; one without data is none.

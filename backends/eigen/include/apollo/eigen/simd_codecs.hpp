@@ -154,17 +154,7 @@ struct Codecs : Lines {
   }
 
   // --- codes ------------------------------------------------------------------------------------------------------------
-  // A format's values are decoded from codes of a byte each and the block's `unit`, encoded by what is `per_unit`.
-
-  template <class Format, int number>
-  APOLLO_PART float unit(float scale) {
-    return std::is_same_v<Format, Int8Linear> ? scale / (number == 0 ? 127.0f : 256.0f) : scale;
-  }
-  template <class Format, int number>
-  APOLLO_PART float per_unit(float scale) {
-    const float inverse = block::reciprocal(scale);
-    return std::is_same_v<Format, Int8Linear> ? Int8Linear::steps[number] * inverse : inverse;
-  }
+  // A format's values are decoded from codes of a byte each and the block's unit(), encoded by its factor(), here `per_unit`.
 
   template <class Format, int number>
   APOLLO_PART void decode_vector(const std::uint8_t* codes, float unit, Floats& x) {
@@ -213,9 +203,9 @@ struct Codecs : Lines {
       codes = unpacked;
     }
     if (number == 0)
-      decode_block<Format, 0>(codes, unit<Format, 0>(scale), values);
+      decode_block<Format, 0>(codes, Format::unit(scale, 0), values);
     else
-      decode_block<Format, 1>(codes, unit<Format, 1>(scale), values);
+      decode_block<Format, 1>(codes, Format::unit(scale, 1), values);
   }
 
   template <class Format>
@@ -225,9 +215,9 @@ struct Codecs : Lines {
     std::uint8_t* codes = Format::bits == 4 ? unpacked : stored;
     scale = largest<Format::block>(values);
     if (number == 0)
-      encode_block<Format, 0>(values, per_unit<Format, 0>(scale), random, codes);
+      encode_block<Format, 0>(values, Format::factor(scale, 0), random, codes);
     else
-      encode_block<Format, 1>(values, per_unit<Format, 1>(scale), random, codes);
+      encode_block<Format, 1>(values, Format::factor(scale, 1), random, codes);
     if constexpr (Format::bits == 4)
       for (int i = 0; i < Format::block / 2; ++i)
         stored[i] = static_cast<std::uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);

@@ -88,7 +88,7 @@ struct Kernels : Storages {
     const MomentCoefficients<float> c = given.moments;
     const Apply<float> a = apply;
     const float factor = given.gradient_factor, coupled = given.coupled_decay;
-    const float unit0 = unit<Format, 0>(*first.scale), unit1 = unit<Format, 1>(*second.scale);
+    const float unit0 = Format::unit(*first.scale, 0), unit1 = Format::unit(*second.scale, 1);
     alignas(64) float m[storage_block], v[storage_block];
     alignas(64) std::uint8_t random[Format::stochastic ? rounding::bytes : 1];
     if constexpr (Format::stochastic) draw_rounding(given.rounding, run, random);
@@ -117,7 +117,7 @@ struct Kernels : Storages {
     }
     *first.scale = finish_largest(most0);
     *second.scale = finish_largest(most1);
-    const float per_unit0 = per_unit<Format, 0>(*first.scale), per_unit1 = per_unit<Format, 1>(*second.scale);
+    const float per_unit0 = Format::factor(*first.scale, 0), per_unit1 = Format::factor(*second.scale, 1);
     for (int i = 0; i < count; i += n) {
       Floats x, y;
       Ints bits{};
