@@ -51,12 +51,14 @@ class Machine<apollo::cuda::Emulator> {
   /// What body() enqueues, to be replayed.
   class Recording {
    public:
-    Recording(const Machine& machine, std::function<void()> body) : device_(machine.device_), body_(std::move(body)) {}
+    Recording(const Machine& machine, const std::function<void()>& body) : device_(machine.device_) {
+      device_.begin_capture();
+      body();
+      graph_ = device_.end_capture();
+    }
     void replay() {
       const Index before = device_.launches();
-      device_.capture(true);
-      body_();
-      device_.capture(false);
+      device_.replay(graph_);
       kernels_ = device_.launches() - before;
     }
     /// Kernels of a replay, once there was one.
@@ -64,7 +66,7 @@ class Machine<apollo::cuda::Emulator> {
 
    private:
     apollo::cuda::Emulator device_;
-    std::function<void()> body_;
+    apollo::cuda::Emulator::Graph graph_;
     Index kernels_ = 0;
   };
 

@@ -17,6 +17,9 @@ inline constexpr bool has_solver = false;
 inline constexpr bool has_solver = true;
 #endif
 
+/// Whether a member's matrix products are asked for in TF32; else our kernels take drawn projections, and cuBLAS bases in fp32.
+constexpr bool in_tf32(std::string_view member) { return member.ends_with("_tf32"); }
+
 /// Calls visit.member<Member>(name, gradient_reads, options) for each member that is run with weights and gradients of T.
 /// gradient_reads: in a step that streams; the check for NaN is one where nothing else needs two. Learning rates are near zero: many
 /// steps along one gradient must leave ordinary numbers.
@@ -31,8 +34,11 @@ void each_member(apollo::Index rank, Visit& visit) {
   visit.template member<ApolloMini<>>("apollo_mini", 2, {.lr = lr});
   visit.template member<Apollo<>>("apollo_sparse", 2, {.lr = lr, .rank = rank});
   visit.template member<Apollo<RandomProjection<Gaussian>>>("apollo_gaussian", 2, {.lr = lr, .rank = rank});
-  if constexpr (has_solver)
+  if constexpr (has_solver) {
     visit.template member<GaLore<>>("galore", 1, {.lr = lr, .rank = rank, .update_proj_gap = never});
+    visit.template member<GaLore<>>("galore_tf32", 1, {.lr = lr, .rank = rank, .update_proj_gap = never});
+    visit.template member<Apollo<RandomProjection<Gaussian>>>("apollo_gaussian_tf32", 2, {.lr = lr, .rank = rank});
+  }
   if constexpr (std::is_same_v<T, float>) {
     visit.template member<AdamW<Half>>("adamw_bf16", 2, {.lr = lr});
   } else {

@@ -108,6 +108,8 @@ class Subject {
   Subject(const Machine<Device>& machine, const List& list, const Values<Device, T>& values, std::string_view member,
           Index rank)
       : machine_(machine), list_(list), values_(values), optimizer_(machine.device()), wanted_(member) {
+    if constexpr (has_solver)
+      if (in_tf32(member)) optimizer_.math(apollo::cuda::Math::tf32);
     each_member<T>(rank, *this);
     if (bytes_ == 0) throw std::invalid_argument("there is no member '" + std::string(member) + "' of this type");
     optimizer_.prepare(machine_.stream());

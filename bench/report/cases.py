@@ -18,7 +18,9 @@ MEMBERS = {
     "apollo_sparse_k2": "APOLLO, sparse signs, k = 2",
     "apollo_sparse_k4": "APOLLO, sparse signs, k = 4",
     "apollo_gaussian": "APOLLO, Gaussian",
+    "apollo_gaussian_tf32": "APOLLO, Gaussian, TF32",
     "galore": "GaLore between refreshes",
+    "galore_tf32": "GaLore between refreshes, TF32",
     "galore_gap200": "GaLore, a refresh every 200 steps",
     "galore_refresh": "GaLore, refreshing",
     "fira": "Fira between refreshes",
@@ -33,7 +35,7 @@ MEMBERS = {
 LISTS = ["tiny", "small", "60m", "130m", "350m", "1b_6of24", "1b", "7b_1of32", "7b"]
 TYPES = {"float": "fp32", "bfloat16": "bf16"}
 # On a GPU: ours, and the packages' own of the same algorithm.
-GPU_PEERS = [("adamw", "torch_adamw_fused"), ("adamw_stochastic", "torch_adamw_fused"), ("apollo_sparse", "apollo_torch"), ("apollo_gaussian", "apollo_torch"),
+GPU_PEERS = [("adamw", "torch_adamw_fused"), ("adamw_stochastic", "torch_adamw_fused"), ("apollo_sparse", "apollo_torch"), ("apollo_gaussian_tf32", "apollo_torch"),
              ("apollo_mini", "apollo_torch_mini"), ("galore", "galore_torch")]
 FLAGS = {"O2": "-O2", "O3": "-O3", "O3_native": "-O3 -march=native"}
 

@@ -20,12 +20,14 @@ RANK = 8
 # Of the matrices: bytes a value of the moments, reads of the gradient, whether they are of the projection.
 MEMBERS = {
     "float": {"adamw": (4, 2, None), "adamw_unchecked": (4, 1, None), "adamw_bf16": (2, 2, None), "apollo_mini": (4, 2, 1),
-              "apollo_sparse": (4, 2, RANK), "apollo_gaussian": (4, 2, RANK), "galore": (4, 1, RANK)},
+              "apollo_sparse": (4, 2, RANK), "apollo_gaussian": (4, 2, RANK), "galore": (4, 1, RANK),
+              "apollo_gaussian_tf32": (4, 2, RANK), "galore_tf32": (4, 1, RANK)},
     "bfloat16": {"adamw": (4, 2, None), "adamw_unchecked": (4, 1, None), "adamw_stochastic": (2, 2, None),
                  "apollo_mini": (4, 2, 1), "apollo_mini_stochastic": (4, 2, 1), "apollo_sparse": (4, 2, RANK),
-                 "apollo_gaussian": (4, 2, RANK), "galore": (4, 1, RANK)},
+                 "apollo_gaussian": (4, 2, RANK), "galore": (4, 1, RANK),
+              "apollo_gaussian_tf32": (4, 2, RANK), "galore_tf32": (4, 1, RANK)},
 }
-RANKED = ("apollo_sparse", "apollo_gaussian", "galore")
+RANKED = ("apollo_sparse", "apollo_gaussian", "apollo_gaussian_tf32", "galore", "galore_tf32")
 VALUE = {"float": 4, "bfloat16": 2}
 failures = []
 
@@ -67,7 +69,7 @@ def counts(member, kind, tensors):
     for rows, cols, low_rank in tensors:
         if low_rank:
             moments = 2 * width * (rank * max(rows, cols) if rank else rows * cols)
-            basis = 4 * rank * min(rows, cols) if member == "galore" else 0
+            basis = 4 * rank * min(rows, cols) if member.startswith("galore") else 0
         else:
             moments, basis = 2 * 4 * rows * cols, 0
         moved += ((reads if low_rank else dense_reads) + 2) * rows * cols * VALUE[kind] + 2 * moments + basis

@@ -2,7 +2,6 @@
 // Dealer: which tensors of a model are stepped on all lanes of a backend, and which are dealt to its lanes, each whole.
 #pragma once
 
-#include <algorithm>
 #include <vector>
 
 #include <apollo/optimizer/parameter.hpp>
@@ -29,8 +28,7 @@ class Dealer {
     parameter.reserve(backend, workspace);
     items_.reserve(index + 1);
     dealt_.reserve(index + 1);
-    const Index by_share = std::min(medium_size, total / (share * backend.lanes()));
-    const Index most = backend.lanes() == 1 ? 0 : std::max(small_size, by_share);
+    const Index most = largest_dealt(total, backend.lanes());
     for (const Item& item : items_)
       if (!item.dealt && item.size <= most) item.parameter->reserve_lanes(backend, workspace);
     if (size <= most) parameter.reserve_lanes(backend, workspace);
@@ -44,7 +42,7 @@ class Dealer {
   /// Keeps tensors below `first`.
   void truncate(std::size_t first) {
     for (std::size_t i = first; i < items_.size(); ++i) total_ -= items_[i].size;
-    items_.resize(std::min(first, items_.size()));
+    if (first < items_.size()) items_.resize(first);
     std::erase_if(dealt_, [&](std::size_t index) { return index >= first; });
   }
 
@@ -67,10 +65,17 @@ class Dealer {
     bool dealt = false;
   };
 
+  static Index largest_dealt(Index total, int lanes) {
+    const Index by_share = total / (share * lanes);
+    if (lanes == 1) return 0;
+    return by_share < small_size ? small_size : by_share < medium_size ? by_share : medium_size;
+  }
+
   void deal(std::size_t index) {
     items_[index].dealt = true;
-    const auto larger = [&](std::size_t a, std::size_t b) { return items_[a].size > items_[b].size; };
-    dealt_.insert(std::upper_bound(dealt_.begin(), dealt_.end(), index, larger), index);
+    auto place = dealt_.begin();
+    while (place != dealt_.end() && items_[*place].size >= items_[index].size) ++place;
+    dealt_.insert(place, index);
   }
 
   std::vector<Item> items_;         ///< by number of the tensor
