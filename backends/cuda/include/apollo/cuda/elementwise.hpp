@@ -191,6 +191,7 @@ struct Update {
   using Weights = StoredWeights<Policies, W>;
   static constexpr bool draws = Weights::rounds || State::rounds;
   static constexpr bool waits = Weights::grouped || State::in_blocks;
+  static constexpr bool opens_early = waits && (Weights::grouped || Weights::split);
   /// With a step for each channel, or more to open, eight values at a time would need more registers than there are.
   using Values = std::conditional_t<Policies::by_block || waits || Weights::split, Units<float>, Units<W>>;
   static constexpr int size = Values::size;
@@ -252,7 +253,7 @@ struct Update {
     });
   }
 
-  /// Moments, and weights in groups, are opened to where they wait afterwards: all at once would need more registers than there
+  /// Moments, and weights in groups or halves, are opened to where they wait afterwards: all at once would need more registers than there
   /// are.
   template <class Context>
   APOLLO_HD static void in_phases(const Context& context, const Entry& entry, const StepCoefficients<float>& c,
@@ -265,7 +266,7 @@ struct Update {
       moments.clear(t);
       over(t, [&](const Run& run, int in_part, int at, int left) {
         Unit unit;
-        if constexpr (Weights::grouped) {
+        if constexpr (opens_early) {
           Weights::template open<size>(entry, run, at, left, unit.w);
           weights.put(0, in_part, at, unit.w);
         }
@@ -275,7 +276,7 @@ struct Update {
       over(t, [&](const Run& run, int in_part, int at, int left) {
         Unit unit;
         for (int b = 0; b < Moments::buffers; ++b) moments.get(b, in_part, at, unit.state[b]);
-        if constexpr (Weights::grouped) weights.get(0, in_part, at, unit.w);
+        if constexpr (opens_early) weights.get(0, in_part, at, unit.w);
         update(entry, c, run, at, left, unit);
         for (int b = 0; b < Moments::buffers; ++b)
           State::template wait<size>(moments, b, in_part, at, left, unit.state[b]);
@@ -304,7 +305,7 @@ struct Update {
     for (int b = 0; b < Moments::buffers; ++b)
       State::template open<size>(entry, b, storage_run(entry, run), at, entry.aligned, left, unit.state[b]);
   }
-  /// `unit` holds the moments, and weights in groups.
+  /// `unit` holds the moments, and weights that are opened early.
   APOLLO_INLINE static void update(const Entry& entry, const StepCoefficients<float>& c, const Run& run, int at,
                                    int left, Unit& unit) {
     float g[size], step[size];
@@ -312,7 +313,7 @@ struct Update {
       step[i] = static_cast<float>(c.step);
       if constexpr (Policies::by_block) step[i] = i < left ? channel_step_of(entry, run, at + i) : 0;
     }
-    if constexpr (!Weights::grouped) Weights::template open<size>(entry, run, at, left, unit.w);
+    if constexpr (!opens_early) Weights::template open<size>(entry, run, at, left, unit.w);
     read<size>(static_cast<const G*>(entry.gradient) + run.value + at, entry.aligned, left, g);
     for (int i = 0; i < size; ++i) {
       float value[2] = {0, 0};

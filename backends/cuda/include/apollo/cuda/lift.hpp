@@ -6,19 +6,19 @@
 
 namespace apollo::cuda {
 
-/// (C P) of up to `size` adjacent values of the weight's memory.
-template <class Policies, int size>
+/// (C P) of up to `size` adjacent values of the weight's memory; `multiplied`: it was before.
+template <class Policies, int size, bool multiplied>
 struct Lift {
   static constexpr bool dense =
       !Policies::Projection::random || is_drawn_as_matrix<typename Policies::Projection, true>();
   using Directions = DirectionsOf<Policies>;
   const Entry& entry;
-  const float* product = nullptr;  ///< C P, where it was multiplied before
+  const float* product = nullptr;
 
   APOLLO_HD void operator()(const Run& run, int at, int left, float* sum) const {
     const Plan& plan = entry.setup.plan;
+    if constexpr (multiplied) return read<size>(product + run.value + at, entry.aligned, left, sum);
     if constexpr (dense) {
-      if (product != nullptr) return read<size>(product + run.value + at, entry.aligned, left, sum);
       if (entry.length >= storage_block) {  // then they lie in one line
         const bool aligned = entry.length % size == 0;
         for (int i = 0; i < size; ++i) sum[i] = 0;
@@ -56,8 +56,8 @@ struct Lift {
 };
 
 /// W <- (W before - a (lift(C) + s o X)) after, without s where there is no residual. Reads W (and G) once, writes W once, and
-/// reads C or P once for each line of memory.
-template <class Policies, class W, class G>
+/// reads C or P once for each line of memory. `multiplied`: of one tensor whose C P is in `product`; else of all others.
+template <class Policies, class W, class G, bool multiplied = false>
 struct ApplyLift {
   static constexpr bool residual = Policies::Granularity::residual;
   using Values = Units<float>;  // of bfloat16 as well: eight at a time would need more registers than there are
@@ -66,20 +66,20 @@ struct ApplyLift {
   static constexpr const char* kernel = "ApplyLift";
   using Shared = typename Change::Shared;
   Tables tables;
-  const float* product = nullptr;  ///< of the one tensor that is stepped, see Lift
+  const float* product = nullptr;
 
   template <class Context>
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
-    if (progress.active == 0 || (entry.by_products && product == nullptr)) return;  // the one is multiplied later
+    if (progress.active == 0 || entry.by_products != multiplied) return;
     const float before = progress.c.decay_before, after = progress.c.decay_after;
     const auto length = static_cast<float>(progress.c.step);
     Change::run(context, entry, progress, tables.number(context.block()), shared,
                 [&](const Run& run, int at, int left, float* w, const auto& open) {
                   constexpr int size = Values::size;
                   float lifted[size];
-                  Lift<Policies, size>{entry, product}(run, at, left, lifted);
+                  Lift<Policies, size, multiplied>{entry, product}(run, at, left, lifted);
                   for (int i = 0; i < size; ++i) lifted[i] *= length;
                   if constexpr (residual) {
                     float g[size];

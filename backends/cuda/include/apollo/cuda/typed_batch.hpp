@@ -427,7 +427,7 @@ class TypedBatch final : public Batch<Device> {
       } else {
         float* const product = this->products()->scratch();
         this->products()->multiply(lift(entry, product, &by->one, &by->zero), run.stream);
-        one(Pass::by_run, ApplyLift<Policies, W, G>{{}, product});
+        one(Pass::by_run, ApplyLift<Policies, W, G, true>{{}, product});
       }
     });
   }
