@@ -164,6 +164,23 @@ TEST_CASE("every kind of step clips by the global norm as the host does, and a s
   check_same(device, host);
 }
 
+TEST_CASE("tensors whose gradients are not checked are measured where they are clipped, and only there") {
+  EmulatedOptimizer checked, unchecked;
+  Array<float> w(checked.device(), Matrix(20, 31, 1.0)), g(checked.device(), gradient({20, 31}, 0, 1));
+  Array<float> v(unchecked.device(), Matrix(20, 31, 1.0)), h(unchecked.device(), gradient({20, 31}, 0, 1));
+  checked.add(checked.add_group(apollo::AdamWOptions{}), "w", w.view(), g.view());
+  unchecked.add(unchecked.add_group(apollo::AdamWOptions{.check_finite = false}), "w", v.view(), h.view());
+  for (const double bound : {0.01, 0.0, 0.02}) {
+    CAPTURE(bound);
+    for (EmulatedOptimizer* optimizer : {&checked, &unchecked}) optimizer->clip_global_norm(bound), optimizer->step();
+    const auto status = unchecked.model_status();
+    CHECK(status.global_norm == checked.model_status().global_norm);
+    CHECK((status.clip_factor < 1) == (bound > 0));
+    CHECK(w.get().values == v.get().values);
+  }
+  CHECK(unchecked.status("w").gradient_norm == apollo::not_measured);
+}
+
 TEST_CASE("schedules follow the tick on the device, layer by layer too") {
   for (const apollo::Schedule& schedule : {apollo::Schedule(apollo::Cosine{.warmup = 2, .total = 7, .floor = 0.1}),
                                            apollo::Schedule(apollo::Linear{.warmup = 3, .total = 6})}) {

@@ -47,8 +47,8 @@ class BasicOptimizer : public Model<DeviceType> {
   /// One schedule for all groups: lr = group's lr * factor(tick).
   void schedule(const Schedule& schedule, Stream stream = {}) { clock_.schedule(device_, schedule, stream); }
   /// step() scales all gradients down so that their common norm is at most this; infinity or 0 switches it off. A tensor that is
-  /// skipped does not count. Costs no further read: every step looks at its gradient first. A graph that was captured without
-  /// clipping stays without; one with it takes another bound, and none.
+  /// skipped does not count. Costs no further read, but of tensors without check_finite: every other step looks at its gradient
+  /// first. A graph that was captured without clipping stays without; one with it takes another bound, and none.
   void clip_global_norm(double norm, Stream stream = {}) {
     clip_ = checked_clip(norm);
     clock_.clip(device_, clip_, stream);

@@ -60,8 +60,9 @@ struct Clip {
     const double squared = block_sum(context, shared, part);
     context.last([&](int t) {
       if (t != 0) return;
+      if (!(clock->clip > 0)) return;  // in a graph that was captured with a bound
       clock->global_norm = __builtin_sqrt(squared);
-      clock->clip_factor = clock->clip > 0 ? clip_factor(clock->global_norm, clock->clip) : 1;
+      clock->clip_factor = clip_factor(clock->global_norm, clock->clip);
     });
   }
 };

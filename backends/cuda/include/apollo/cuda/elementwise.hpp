@@ -30,7 +30,8 @@ APOLLO_INLINE void over_units(const Entry& entry, Index part, int turn, int t, B
   });
 }
 
-/// The sum of the gradient's squares, in double: it is finite exactly if all values are. Reads G once.
+/// The sum of the gradient's squares, in double: it is finite exactly if all values are. Reads G once, or not at all where nobody
+/// asks: without check_finite and clipping.
 template <class G>
 struct Inspect {
   static constexpr const char* kernel = "Inspect";
@@ -41,7 +42,7 @@ struct Inspect {
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     const Index part = tables.number(context.block());
-    if (tables.idle(context.block())) return;
+    if (tables.idle(context.block()) || (!entry.setup.settings.check_finite && entry.clock->clip == 0)) return;
     const auto* gradient = static_cast<const G*>(entry.gradient);
     typename Context::template Each<double> sum;
     context.phase([&](int t) {
