@@ -17,6 +17,9 @@
 
 namespace apollo::cuda {
 
+/// Where the next array begins that is read 16 bytes at a time.
+constexpr Index up_to_16(Index bytes) { return (bytes + 15) / 16 * 16; }
+
 /// What is asked of a batch with a new tensor: checked by whoever asks.
 struct TensorRequest {
   std::string name;

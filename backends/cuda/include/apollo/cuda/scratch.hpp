@@ -14,8 +14,6 @@
 
 namespace apollo::cuda {
 
-constexpr Index up_to_16(Index bytes) { return (bytes + 15) / 16 * 16; }
-
 template <class Policies, class W, class G>
 class StepScratch {
   using Is = Composition<Policies>;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The steps of a batch: which kernels each kind of composition launches, in which order, and where a tensor's state lies.
+// The steps of a batch: which kernels each kind of composition launches, in which order.
 #pragma once
 
 #include <memory>
@@ -9,6 +9,7 @@
 
 #include <apollo/cuda/accumulation.hpp>
 #include <apollo/cuda/basis.hpp>
+#include <apollo/cuda/device_state.hpp>
 #include <apollo/cuda/scratch.hpp>
 
 namespace apollo::cuda {
@@ -27,6 +28,7 @@ class TypedBatch final : public Batch<Device> {
   using Projection = typename Policies::Projection;
   using Granularity = typename Policies::Granularity;
   using Directions = DirectionsOf<Policies>;
+  using TensorState = DeviceState<Device, Policies>;
 
  public:
   std::size_t add(const Device& device, const TensorRequest& request, Stream stream) override {
@@ -68,41 +70,13 @@ class TypedBatch final : public Batch<Device> {
     parts[Pass::by_tensor] = 1;
     parts[Pass::by_run] = (run_count(entry.lines, entry.length) + runs_a_part - 1) / runs_a_part;
 
-    const Index one = Is::moments_in_blocks ? up_to_16(moment_bytes(plan)) + scale_bytes(plan) : moment_bytes(plan);
-    tensor.moment_bytes = Moments::buffers > 0 ? one : 0;
-    tensor.moment_buffers = Moments::buffers;
-    tensor.moments = Memory<Device>(device, Moments::buffers * up_to_16(one), request.name, "optimizer state");
-    for (int b = 0; b < Moments::buffers; ++b) {
-      entry.moment[b] = tensor.moments.template as<std::byte>() + b * up_to_16(one);
-      entry.scales[b] =
-          reinterpret_cast<float*>(static_cast<std::byte*>(entry.moment[b]) + up_to_16(moment_bytes(plan)));
-    }
-    if constexpr (Is::splits_weights) {
-      tensor.remainder = Memory<Device>(device, 2 * entry.values(), request.name, "optimizer state");
-      entry.remainder = tensor.remainder.template as<std::uint16_t>();
-    }
-    if constexpr (Is::has_basis) {
-      tensor.basis = Memory<Device>(device, basis_bytes(plan), request.name, "optimizer state");
-      if constexpr (Is::packs)
-        entry.packed = {tensor.basis.template as<std::uint8_t>() + ranges_bytes(plan),
-                        tensor.basis.template as<GroupRange>()};
-      else
-        entry.directions = tensor.basis.template as<float>();
-    }
-    if constexpr (Is::by_block || Is::factors) {
-      const Index size = vector_size<Policies>(plan, 0) + vector_size<Policies>(plan, 1);
-      tensor.shared = Memory<Device>(device, size * static_cast<Index>(sizeof(float)), request.name, "optimizer state");
-      entry.shared = tensor.shared.template as<float>();
-    }
+    TensorState::allocate(device, tensor);
     StepScratch<Policies, W, Given>::reserve(device, request.name, tensor, parts);
-    if constexpr (Is::by_block || Is::factors) device.clear(entry.shared, tensor.shared.bytes(), stream);
-    if constexpr (Is::splits_weights) device.clear(entry.remainder, tensor.remainder.bytes(), stream);
     if constexpr (Is::has_basis) {
       if (basis_ == nullptr) basis_ = std::make_unique<Basis<Device, Is::packs>>(device);
       basis_->reserve(plan, request.settings.svd, request.name);
-      device.clear(tensor.basis.template as<void>(), tensor.basis.bytes(), stream);
     }
-    if (Moments::buffers > 0) device.clear(entry.moment[0], tensor.moments.bytes(), stream);
+    TensorState::clear(device, tensor, stream);
     device.wait(stream);  // steps may come on another stream
     this->insert(std::move(tensor), parts);
     return this->size() - 1;
@@ -185,68 +159,16 @@ class TypedBatch final : public Batch<Device> {
   }
 
   std::unique_ptr<HostState> read_state(const Device& device, std::size_t number, Stream stream) const override {
-    const Tensor<Device>& tensor = this->tensor(number);
-    auto host = std::make_unique<Host>(tensor);
-    const auto read = [&](void* to, const void* from, Index bytes) { device.read(to, from, bytes, stream); };
-    over_moments(tensor, host->state, read);
-    if constexpr (Is::splits_weights)
-      device.read(host->state.remainder.data(), tensor.entry.remainder, tensor.remainder.bytes(), stream);
-    if constexpr (Is::has_basis) {
-      if constexpr (Is::packs) {
-        device.read(host->state.packed_ranges.data(), tensor.entry.packed.ranges, host->state.packed_ranges.bytes(),
-                    stream);
-        device.read(host->state.packed_codes.data(), tensor.entry.packed.codes, host->state.packed_codes.bytes(),
-                    stream);
-      } else {
-        std::vector<float> lines(basis_size(tensor));
-        device.read(lines.data(), tensor.entry.directions, tensor.basis.bytes(), stream);
-        turn(tensor, lines.data(), host->state.basis.data(), false);
-      }
-    }
-    over_shared(tensor, host->state,
-                [&](float* there, float* here, Index bytes) { device.read(here, there, bytes, stream); });
-    host->state.record = this->progress(device, number, stream).record;
-    return host;
+    return TensorState::read(device, this->tensor(number), this->progress(device, number, stream).record, stream);
   }
   void write_state(const Device& device, std::size_t number, HostState& state, Stream stream) override {
-    const Tensor<Device>& tensor = this->tensor(number);
-    auto& host = static_cast<Host&>(state);
-    over_moments(tensor, host.state,
-                 [&](const void* from, void* to, Index bytes) { device.write(to, from, bytes, stream); });
-    if constexpr (Is::splits_weights)
-      device.write(tensor.entry.remainder, host.state.remainder.data(), tensor.remainder.bytes(), stream);
-    if constexpr (Is::has_basis) {
-      if constexpr (Is::packs) {
-        device.write(tensor.entry.packed.ranges, host.state.packed_ranges.data(), host.state.packed_ranges.bytes(),
-                     stream);
-        device.write(tensor.entry.packed.codes, host.state.packed_codes.data(), host.state.packed_codes.bytes(),
-                     stream);
-      } else {
-        std::vector<float> lines(basis_size(tensor));
-        turn(tensor, lines.data(), host.state.basis.data(), true);
-        device.write(tensor.entry.directions, lines.data(), tensor.basis.bytes(), stream);
-      }
-    }
-    over_shared(tensor, host.state,
-                [&](float* there, float* here, Index bytes) { device.write(there, here, bytes, stream); });
+    TensorState::write(device, this->tensor(number), state, stream);
     Progress progress;
-    progress.record = host.state.record;
+    progress.record = state.record();
     this->set_progress(device, number, progress, stream);
   }
 
  private:
-  /// Calls body(on the device, on the host, bytes) for the vectors of what elements share.
-  template <class HostArrays, class Body>
-  static void over_shared(const Tensor<Device>& tensor, HostArrays& state, Body&& body) {
-    float* there = tensor.entry.shared;
-    for (int v = 0; v < 2; ++v) {
-      const Index size = vector_size<Policies>(tensor.entry.setup.plan, v);
-      if (size == 0) continue;
-      body(there, state.shared[v].data(), size * static_cast<Index>(sizeof(float)));
-      there += size;
-    }
-  }
-
   /// run(pass, kernel) enqueues a kernel for the tensors of a scope.
   struct Launcher {
     const TypedBatch& batch;
@@ -432,72 +354,12 @@ class TypedBatch final : public Batch<Device> {
     });
   }
 
-  // --- state ------------------------------------------------------------------------------------------------------------
-
-  /// Of one buffer, in blocks those of its codes ...
-  static Index moment_bytes(const Plan& plan) {
-    const BlockedLines lines = moment_lines<Policies>(plan);
-    if constexpr (Is::moments_in_blocks) return lines.lines * code_bytes<Stored>(lines.length);
-    return plan.moment_size() * static_cast<Index>(sizeof(Stored));
-  }
-  /// ... and of their scales.
-  static Index scale_bytes(const Plan& plan) {
-    return MomentArray<Stored, HostBuffer>::bytes(moment_lines<Policies>(plan)) - moment_bytes(plan);
-  }
-  /// Calls copy(host, device, bytes) for every array of the moments.
-  template <class HostMoments, class Copy>
-  static void over_moments(const Tensor<Device>& tensor, HostMoments& state, const Copy& copy) {
-    const Plan& plan = tensor.entry.setup.plan;
-    for (int b = 0; b < Moments::buffers; ++b)
-      if constexpr (Is::moments_in_blocks) {
-        const BlockPointer host = state.moment[b].pointer();
-        copy(host.codes, tensor.entry.moment[b], moment_bytes(plan));
-        copy(host.scales, tensor.entry.scales[b], scale_bytes(plan));
-      } else {
-        copy(state.moment[b].pointer(), tensor.entry.moment[b], moment_bytes(plan));
-      }
-  }
-
-  static constexpr Index basis_bytes(const Plan& plan) {
-    const Index size = plan.rank * plan.removed;
-    return Is::packs ? PackedBasis::bytes(size) : size * static_cast<Index>(sizeof(float));
-  }
-  /// Of a packed basis, whose codes lie behind its ranges.
-  static constexpr Index ranges_bytes(const Plan& plan) {
-    return PackedBasis::groups(plan.rank * plan.removed) * static_cast<Index>(sizeof(GroupRange));
-  }
   /// Steps until a basis that is not due now is.
   static std::int64_t steps_left(const TensorSetup& setup, const Record& record) {
     if (Is::packs) return record.next_refresh - record.steps;
     const std::int64_t gap = setup.settings.update_proj_gap;
     return gap - (record.steps + setup.settings.refresh_phase) % gap;
   }
-  static std::size_t basis_size(const Tensor<Device>& tensor) {
-    return static_cast<std::size_t>(tensor.entry.setup.plan.rank * tensor.entry.setup.plan.removed);
-  }
-  /// P is rank x removed on the device, P^T in a state.
-  static void turn(const Tensor<Device>& tensor, float* lines, float* state, bool to_lines) {
-    const Plan& plan = tensor.entry.setup.plan;
-    for (Index k = 0; k < plan.rank; ++k)
-      for (Index s = 0; s < plan.removed; ++s) {
-        float& line = lines[k * plan.removed + s];
-        float& kept = state[s * plan.rank + k];
-        to_lines ? line = kept : kept = line;
-      }
-  }
-
-  struct Host final : HostState {
-    TensorSetup setup;
-    std::string tensor;
-    State<Policies, float, HostBuffer> state;  ///< its arrays lie as those on the device do
-
-    explicit Host(const Tensor<Device>& from) : setup(from.entry.setup), tensor(from.name), state(setup.plan) {}
-    const std::string& name() const override { return tensor; }
-    std::string fingerprint() const override { return apollo::fingerprint<Policies, float>(setup); }
-    void visit_state(StateVisitor& visitor) override { state.visit(setup.plan, setup.settings, VisitState{visitor}); }
-    const Record& record() const override { return state.record; }
-  };
-
   static bool is_aligned(const void* weight, const void* gradient) {
     return reinterpret_cast<std::uintptr_t>(weight) % 16 == 0 && reinterpret_cast<std::uintptr_t>(gradient) % 16 == 0;
   }
