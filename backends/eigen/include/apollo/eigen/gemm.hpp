@@ -18,7 +18,11 @@ namespace apollo::gemm {
 // Fixed block sizes: the order of summation must not depend on the cache sizes of a machine, nor on its threads.
 inline constexpr Index row_block = 128;
 inline constexpr Index column_block = 256;  ///< of BLAS alone; else a panel is as wide as three vectors
+#if defined(EIGEN_USE_BLAS)
 inline constexpr Index depth_block = 256;
+#else
+inline constexpr Index depth_block = 128;  ///< the widest panel, 24 KiB, shares the nearest cache with rows of A
+#endif
 
 /// What one thread needs, in values of T: a block of A, and one of B.
 template <class T>
