@@ -2,7 +2,11 @@
 // EXPECT: the arithmetic of matrix products on a GPU needs #include <apollo/cuda/blas.hpp>
 #include <apollo/cuda.hpp>
 
-struct Device : apollo::cuda::Emulator {};  // nobody said who multiplies there
+struct Device : apollo::cuda::Emulator {};
+template <>
+struct apollo::cuda::ProductsOf<Device> {
+  using type = void;  // as on a GPU: nobody has said who multiplies there
+};
 
 int main() {
   apollo::cuda::BasicOptimizer<Device> optimizer;
