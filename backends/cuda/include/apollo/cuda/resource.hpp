@@ -46,7 +46,7 @@ class ResourceDevice : public Base {
   }
 
  private:
-  using Pointer = decltype(std::declval<Resource&>().allocate(std::size_t{}, std::size_t{}));
+  using Pointer = decltype(std::declval<Resource&>().allocate(std::size_t{}, std::size_t{1}));
 
   static void* address(void* pointer) { return pointer; }
   template <class Fancy>
