@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The innermost loops of every instruction set that this processor has, against the same in double: lengths around a chunk.
+// also: optimised-sanitizers
 #include <doctest/doctest.h>
 
 #include <cmath>
