@@ -8,6 +8,8 @@
 
 #include <apollo/cuda/batch.hpp>
 #include <apollo/cuda/composition.hpp>
+#include <apollo/step/memory.hpp>
+#include <apollo/step/state.hpp>
 
 namespace apollo::cuda {
 
