@@ -33,32 +33,6 @@ void check_fp32(const typename Member::Options& options, int steps = 4) {
   for (std::size_t i = 0; i < leaves.size(); ++i) CHECK(device.status[i].steps == exact.status[i].steps);
 }
 
-template <class Member>
-void check_checkpoint(const typename Member::Options& options, Leaf leaf) {
-  EmulatedOptimizer one, two;
-  Array<float> w(one.device(), start(leaf, 0), leaf.order), g(one.device(), gradient(leaf, 0, 0), leaf.order);
-  Array<float> v(two.device(), start(leaf, 0), leaf.order), h(two.device(), gradient(leaf, 0, 0), leaf.order);
-  one.add(one.add_group<Member>(options), "w", w.view(), g.view());
-  two.add(two.add_group<Member>(options), "w", v.view(), h.view());
-  CHECK(one.state_bytes() == Member::state_bytes({leaf.rows, leaf.cols}, options));
-  one.step(), one.step();
-  one.save("one.safetensors");
-  apollo::Optimizer host;
-  support::Tensor<float> x(w.get(), support::Layout::column_major), y(w.get(), support::Layout::column_major);
-  host.add(host.add_group<Member>(options), "w", x.view, y.view);
-  apollo::load(host, "one.safetensors");
-  apollo::save(host, "two.safetensors");
-  two.load("two.safetensors");
-  v.set(w.get());
-  for (int step = 2; step < 5; ++step) {
-    g.set(gradient(leaf, 0, step)), h.set(gradient(leaf, 0, step));
-    y.set(support::rounded<float>(gradient(leaf, 0, step)));
-    one.step(), two.step(), host.step();
-    CHECK(w.get().values == v.get().values);
-  }
-  CHECK(support::relative_error(w.get(), x.get()) <= 1e-6);
-}
-
 }  // namespace
 
 TEST_CASE("powers of whole numbers, without a library") {

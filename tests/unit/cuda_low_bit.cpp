@@ -119,6 +119,8 @@ TEST_CASE("split weights keep the reference's halves, in one pass, structured an
   check_same<apollo::Flora<Sparse, SplitWeights, MeanMoments<Int4>>, bfloat16, bfloat16>(
       {.lr = 0.1, .rank = 4, .update_proj_gap = 2});
   check_same<apollo::ColumnNormalizedSgd<SplitWeights>, bfloat16, float>({.lr = 0.01});
+  check_same<apollo::StructuredOptimizer<apollo::AdafactorMoments, SplitWeights>, bfloat16, float>(
+      {.lr = 0.01, .eps = 1e-12});
 }
 
 TEST_CASE("projected moments in blocks, kept, reset and turned at refreshes") {
@@ -191,6 +193,8 @@ TEST_CASE("weights in 8-bit groups have the reference's codes and ranges") {
   check_groups<apollo::QApollo<>>({.lr = 0.02, .rank = 4}, 256);
   check_groups<apollo::Flora<apollo::RandomProjection<apollo::SparseSign>, StochasticWeights>>(
       {.lr = 0.1, .rank = 4, .update_proj_gap = 2}, 64, {.workers = 3});
+  check_groups<apollo::StructuredOptimizer<apollo::FactoredMeanMoments<>, StochasticWeights>>(
+      {.lr = 0.01, .eps = 1e-12}, 32);
 }
 
 TEST_CASE("weights in groups are refused where their ranges or codes cannot be stepped") {

@@ -171,6 +171,33 @@ inline double worst_change_error(const Result& a, const Result& b, const std::ve
   return worst;
 }
 
+/// A run goes on from a checkpoint to the bit, and the host reads and writes the same file.
+template <class Member>
+void check_checkpoint(const typename Member::Options& options, Leaf leaf) {
+  EmulatedOptimizer one, two;
+  Array<float> w(one.device(), start(leaf, 0), leaf.order), g(one.device(), gradient(leaf, 0, 0), leaf.order);
+  Array<float> v(two.device(), start(leaf, 0), leaf.order), h(two.device(), gradient(leaf, 0, 0), leaf.order);
+  one.add(one.add_group<Member>(options), "w", w.view(), g.view());
+  two.add(two.add_group<Member>(options), "w", v.view(), h.view());
+  CHECK(one.state_bytes() == Member::state_bytes({leaf.rows, leaf.cols}, options));
+  one.step(), one.step();
+  one.save("one.safetensors");
+  apollo::Optimizer host;
+  support::Tensor<float> x(w.get(), support::Layout::column_major), y(w.get(), support::Layout::column_major);
+  host.add(host.add_group<Member>(options), "w", x.view, y.view);
+  apollo::load(host, "one.safetensors");
+  apollo::save(host, "two.safetensors");
+  two.load("two.safetensors");
+  v.set(w.get());
+  for (int step = 2; step < 5; ++step) {
+    g.set(gradient(leaf, 0, step)), h.set(gradient(leaf, 0, step));
+    y.set(support::rounded<float>(gradient(leaf, 0, step)));
+    one.step(), two.step(), host.step();
+    CHECK(w.get().values == v.get().values);
+  }
+  CHECK(support::relative_error(w.get(), x.get()) <= 1e-6);
+}
+
 /// Weights of which share of all differ at all.
 inline double share_different(const Result& a, const Result& b) {
   double different = 0, all = 0;

@@ -73,8 +73,7 @@ struct AddProjection {
     context.last([&](int t) {
       tile.over(t, count, [&](int, int channel, int bucket) {
         const Index at = (first + channel) * plan.rank + bucket;
-        float r = 0;
-        for (Index part = 0; part < entry.parts; ++part) r += entry.r[part * plan.moment_size() + at];
+        const float r = projected(entry, at);
         entry.sum[at] = pending == Pending::none ? r : entry.sum[at] + r;
       });
     });
@@ -95,7 +94,7 @@ struct NoteSum {
     const Entry& entry = tables.entry(context.block());
     Progress& progress = tables.progress_of(context.block());
     if (entry.gradient == nullptr) return;
-    const double squared = sums_projections<Policies> ? gradient_square<Policies>(context, entry, shared) : 0;
+    const double squared = sums_projections<Policies> ? gradient_square<Policies>(context, tables, shared) : 0;
     context.last([&](int t) {
       if (t != 0) return;
       if (folds)

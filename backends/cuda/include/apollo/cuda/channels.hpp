@@ -155,13 +155,9 @@ struct ChannelScales {
     context.phase([&](int t) {
       const Index j = number * threads + t;
       if (j >= kept) return;
-      double x = 0, n = 0;
-      for (Index part = 0; part < entry.norm_parts; ++part) x += entry.x_norms[part * kept + j];
-      const double r = factor * x;
-      if constexpr (Policies::Moments::buffers > 0)
-        for (Index part = 0; part < entry.norm_parts; ++part) n += entry.n_norms[part * kept + j];
-      else
-        n = r;
+      const double x = x_norm(entry, j), r = factor * x;
+      double n = r;
+      if constexpr (Policies::Moments::buffers > 0) n = sum_of_parts(entry.n_norms, entry.norm_parts, kept, j);
       if constexpr (Granularity::per_channel) {
         const double s = Granularity::ratio(n, r);
         entry.channel_scale[j] = s;
@@ -202,7 +198,7 @@ struct BlockSteps {
       context.last([&](int t) {
         for (Index b = t; b < plan.blocks(); b += threads) {
           double sum = 0;
-          for (Index i = 0; i < plan.block; ++i) sum += square(entry, b * plan.block + i);
+          for (Index i = 0; i < plan.block; ++i) sum += x_norm(entry, b * plan.block + i);
           const double step = block_step(settings, progress.c, share * sum, entry.shared[b]);
           for (Index i = 0; i < plan.block; ++i) entry.channel_step[b * plan.block + i] = static_cast<float>(step);
         }
@@ -212,7 +208,7 @@ struct BlockSteps {
     for (Index b = 0; b < plan.blocks(); ++b) {
       typename Context::template Each<double> sum;
       context.phase([&](int t) {
-        for (Index i = t; i < plan.block; i += threads) sum[t] += square(entry, b * plan.block + i);
+        for (Index i = t; i < plan.block; i += threads) sum[t] += x_norm(entry, b * plan.block + i);
       });
       const double total = block_sum(context, shared, sum);
       context.phase([&](int t) {
@@ -225,13 +221,6 @@ struct BlockSteps {
         if (t == 0) (void)block_step(settings, progress.c, share * total, entry.shared[b]);
       });
     }
-  }
-
- private:
-  APOLLO_HD static double square(const Entry& entry, Index j) {
-    double sum = 0;
-    for (Index part = 0; part < entry.norm_parts; ++part) sum += entry.x_norms[part * entry.setup.plan.kept + j];
-    return sum;
   }
 };
 

@@ -9,7 +9,7 @@ namespace apollo::cuda {
 /// Calls body(run, lane, run in the part) for each run of a part that is this thread's turn.
 template <class Body>
 APOLLO_INLINE void over_runs(const Entry& entry, Index part, int turn, int t, Body&& body) {
-  const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + t / warp;
+  const Index number = first_run_of(part, turn) + t / warp;
   if (number < run_count(entry.lines, entry.length))
     body(run_at(entry.lines, entry.length, number), t % warp, t / warp);
 }
@@ -68,12 +68,13 @@ APOLLO_HD inline double power(double base, std::int64_t exponent) {
   return result;
 }
 
-/// The squared norm of a tensor's gradient as given, from what the first kernels of a step left.
+/// The squared norm of a tensor's gradient as given, from what the first kernels of a step left: zero where they had none here.
 template <class Policies, class Context>
-APOLLO_HD double gradient_square(const Context& context, const Entry& entry, SumMemory& memory) {
+APOLLO_HD double gradient_square(const Context& context, const Tables& tables, SumMemory& memory) {
   typename Context::template Each<double> part;
   context.phase([&](int t) {
-    if (entry.gradient == nullptr) return;
+    if (tables.idle(context.block())) return;
+    const Entry& entry = tables.entry(context.block());
     const double* from = Policies::one_pass ? entry.sums : entry.x_norms;
     const Index count = Policies::one_pass ? entry.blocks : entry.norm_parts * entry.setup.plan.kept;
     for (Index i = t; i < count; i += threads) part[t] += from[i];
@@ -112,7 +113,7 @@ struct Measure {
     const Entry& entry = tables.entry(context.block());
     const Progress& progress = tables.progress_of(context.block());
     if (!takes(entry, progress)) return;
-    const double squared = gradient_square<Policies>(context, entry, shared);
+    const double squared = gradient_square<Policies>(context, tables, shared);
     context.last([&](int t) {
       if (t != 0) return;
       const double factor = entry.input->gradient_factor;
@@ -133,14 +134,12 @@ struct Begin {
   APOLLO_HD void operator()(const Context& context, Shared& shared) const {
     const Entry& entry = tables.entry(context.block());
     Progress& progress = tables.progress_of(context.block());
-    const bool mine = takes(entry, progress);
-    const double found = gradient_square<Policies>(context, entry, shared);
+    const bool looks = entry.setup.settings.check_finite || !Policies::one_pass;
+    const double squared = looks ? gradient_square<Policies>(context, tables, shared) : 0;
     context.last([&](int t) {
       if (t != 0) return;
       progress.active = 0;
-      if (!mine || !wants_step(entry, progress)) return;
-      const bool looks = entry.setup.settings.check_finite || !Policies::one_pass;
-      const double squared = looks ? found : 0;
+      if (!takes(entry, progress) || !wants_step(entry, progress)) return;
       progress.carries = progress.pending == Pending::projected ? 1 : 0;
       progress.active = is_stepped<Policies>(entry, progress, squared) ? 1 : 0;
       if (progress.active != 0)
@@ -232,14 +231,12 @@ struct Update {
   };
 
   APOLLO_HD static void draw(const Progress& progress, Index part, int turn, int t, Shared& shared) {
-    constexpr int blocks = RoundingBytes::blocks;
-    static_assert(threads == 2 * runs_at_once * blocks);
-    const int run = t / blocks % runs_at_once;
-    const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
-    if (t < threads / 2) {
-      if constexpr (Weights::rounds) shared.weights[run].draw(progress.weight_rounding, number, t % blocks);
+    constexpr int half = threads / 2;
+    static_assert(half == runs_at_once * RoundingBytes::blocks);
+    if (t < half) {
+      if constexpr (Weights::rounds) draw_runs(shared.weights, progress.weight_rounding, part, turn, t);
     } else {
-      if constexpr (State::rounds) shared.moments[run].draw(progress.c.rounding, number, t % blocks);
+      if constexpr (State::rounds) draw_runs(shared.moments, progress.c.rounding, part, turn, t - half);
     }
   }
 

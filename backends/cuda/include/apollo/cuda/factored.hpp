@@ -79,7 +79,8 @@ struct Factors {
     typename Context::template Each<double> part;
     context.phase([&](int t) {
       for (Index j = t; j < rows; j += threads) {
-        const double squares = factor * factor * sum(row_sums, row_parts, rows, j) / static_cast<double>(columns);
+        const double squares =
+            factor * factor * sum_of_parts(row_sums, row_parts, rows, j) / static_cast<double>(columns);
         const double mean = factored::mean_of(settings, decay, entry.shared[j], squares);
         entry.shared[j] = static_cast<float>(mean);
         part[t] += mean;
@@ -90,8 +91,8 @@ struct Factors {
       for (Index j = t; j < rows; j += threads)
         entry.channel_step[j] = factored::row_factor<float>(static_cast<double>(entry.shared[j]), mean);
       for (Index k = t; k < columns; k += threads) {
-        const double squares =
-            factor * factor * sum(entry.column_sums, entry.column_parts, columns, k) / static_cast<double>(rows);
+        const double squares = factor * factor * sum_of_parts(entry.column_sums, entry.column_parts, columns, k) /
+                               static_cast<double>(rows);
         const double mean_of_column = factored::mean_of(settings, decay, column[k], squares);
         column[k] = static_cast<float>(mean_of_column);
         entry.column_factor[k] = factored::column_factor<float>(mean_of_column);
@@ -101,11 +102,6 @@ struct Factors {
 
  private:
   APOLLO_HD static Index plan_columns(const Plan& plan) { return of_r ? plan.rank : plan.removed; }
-  APOLLO_HD static double sum(const double* from, Index parts, Index stride, Index at) {
-    double sum = 0;
-    for (Index part = 0; part < parts; ++part) sum += from[part * stride + at];
-    return sum;
-  }
 };
 
 /// One block a tensor: the means of columns of R turned to new directions.
@@ -236,18 +232,16 @@ struct ClipUpdate {
 /// as R does, row by row of X: where that is not the weight's order they are read and written value by value.
 template <class Policies, class W, class G>
 struct ApplyScaled {
-  static_assert(!Policies::Weights::keeps_remainder && !is_grouped<W>,
-                "apollo: apollo::cuda steps split weights and weights in 8-bit groups by factored moments of a "
-                "projection alone; see docs/cuda.md.");
   using Moments = typename Policies::Moments;
   using Stored = stored_t<Moments, float>;
-  static constexpr bool rounds_weights = Policies::Weights::stochastic && std::is_same_v<W, bfloat16>;
+  using Values = Units<float>;
+  using Change = ChangeWeights<Policies, W, Values>;
   static constexpr bool rounds_moments = Moments::buffers > 0 && std::is_same_v<Stored, bfloat16>;
-  static constexpr bool rounds = rounds_weights || rounds_moments;
+  static constexpr int size = Values::size;
 
   static constexpr const char* kernel = "ApplyScaled";
   struct Shared {
-    RoundingBytes weights[rounds_weights ? runs_at_once : 1];
+    typename Change::Shared weights;
     RoundingBytes moments[rounds_moments ? runs_at_once : 1];
   };
   Tables tables;
@@ -261,53 +255,26 @@ struct ApplyScaled {
     const Progress& progress = tables.progress_of(context.block());
     const Index part = tables.number(context.block());
     if (progress.active == 0) return;
-    for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
-      if constexpr (rounds) {
-        context.phase([&](int t) {
-          const int run = t / RoundingBytes::blocks, block = t % RoundingBytes::blocks;
-          const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
-          if (run >= runs_at_once) return;
-          if constexpr (rounds_weights) shared.weights[run].draw(progress.weight_rounding, number, block);
-          if constexpr (rounds_moments) shared.moments[run].draw(progress.c.rounding, number, block);
-        });
-        context.phase([&](int t) { step(entry, progress, part, turn, t, shared); });
-      } else {
-        context.last([&](int t) { step(entry, progress, part, turn, t, shared); });
-      }
-    }
+    const float before = progress.c.decay_before, after = progress.c.decay_after;
+    const auto length = static_cast<float>(progress.c.step);
+    const auto change = [&](const Run& run, int in_part, int at, int left, float* w, const auto& open) {
+      float n[size];
+      scale_gradient<size, G>(entry, progress.c.gradient_factor, run, at, left, n);
+      if constexpr (Moments::buffers > 0) remember(entry, progress, run, in_part, at, left, shared, n);
+      open();
+      for (int i = 0; i < size; ++i) w[i] = after * (before * w[i] - length * n[i]);
+    };
+    if constexpr (rounds_moments)
+      Change::run(context, entry, progress, part, shared.weights, change,
+                  [&](int turn, int t) { draw_runs(shared.moments, progress.c.rounding, part, turn, t); });
+    else
+      Change::run(context, entry, progress, part, shared.weights, change);
   }
 
  private:
-  APOLLO_HD static void step(const Entry& entry, const Progress& progress, Index part, int turn, int t,
-                             const Shared& shared) {
-    constexpr int size = Units<float>::size;
-    const float before = progress.c.decay_before, after = progress.c.decay_after;
-    const auto length = static_cast<float>(progress.c.step);
-    over_runs(entry, part, turn, t, [&](const Run& run, int lane, int in_part) {
-      for (int u = 0; u < Units<float>::count; ++u) {
-        const int at = Units<float>::at(lane, u);
-        if (at >= run.count) return;
-        const int left = min_of(size, run.count - at);
-        auto* weight = static_cast<W*>(entry.weight) + run.value + at;
-        float w[size], n[size];
-        scale_gradient<size, G>(entry, progress.c.gradient_factor, run, at, left, n);
-        if constexpr (Moments::buffers > 0) remember(entry, progress, run, at, left, in_part, shared, n);
-        read<size>(weight, entry.aligned, left, w);
-        const RoundingBits<rounds_weights ? size : 0> random(shared.weights[rounds_weights ? in_part : 0], at);
-        alignas(16) W result[size];
-        for (int i = 0; i < size; ++i) {
-          w[i] = after * (before * w[i] - length * n[i]);
-          result[i] = stored<W, rounds_weights>(w[i], random.of(i));
-        }
-        write<size>(result, entry.aligned, left, weight);
-      }
-    });
-  }
-
   /// N becomes the moment's.
-  template <int size>
-  APOLLO_HD static void remember(const Entry& entry, const Progress& progress, const Run& run, int at, int left,
-                                 int in_part, const Shared& shared, float (&n)[size]) {
+  APOLLO_HD static void remember(const Entry& entry, const Progress& progress, const Run& run, int in_part, int at,
+                                 int left, const Shared& shared, float (&n)[size]) {
     const RoundingBits<rounds_moments ? size : 0> random(shared.moments[rounds_moments ? in_part : 0], at);
     const Index removed = entry.setup.plan.removed;
     for (int i = 0; i < left; ++i) {

@@ -76,7 +76,7 @@ struct ApplyLift {
     const float before = progress.c.decay_before, after = progress.c.decay_after;
     const auto length = static_cast<float>(progress.c.step);
     Change::run(context, entry, progress, tables.number(context.block()), shared,
-                [&](const Run& run, int at, int left, float* w, const auto& open) {
+                [&](const Run& run, int, int at, int left, float* w, const auto& open) {
                   constexpr int size = Values::size;
                   float lifted[size];
                   Lift<Policies, size, multiplied>{entry, product}(run, at, left, lifted);

@@ -76,6 +76,12 @@ struct RoundingBytes {
   }
 };
 
+/// Those of the runs_at_once runs of a part's turn, by the first so many threads.
+APOLLO_HD inline void draw_runs(RoundingBytes* bytes, const RandomStream& stream, Index part, int turn, int t) {
+  constexpr int blocks = RoundingBytes::blocks;
+  if (t < runs_at_once * blocks) bytes[t / blocks].draw(stream, first_run_of(part, turn) + t / blocks, t % blocks);
+}
+
 /// The random bytes of up to `lines` adjacent lines of memory, of the storage run that begins at value `at` of each; where lines
 /// are joined, `at` is 0 and they are those of the lines' whole range.
 template <int lines>

@@ -33,9 +33,7 @@ struct ResidualScales {
     context.phase([&](int t) {
       if (t >= count) return;
       const double factor = progress.gradient_factor, share = share_of(entry.setup.settings);
-      double x = 0;
-      for (Index part = 0; part < entry.norm_parts; ++part) x += entry.x_norms[part * plan.kept + first + t];
-      const double whole = factor * factor * x;
+      const double whole = factor * factor * x_norm(entry, first + t);
       const double left = whole - (2 * share - share * share) * entry.r_norms[first + t];
       shared.left[t] = left;
       shared.summed[t] = left >= 1e-3 * whole ? 0 : 1;

@@ -109,8 +109,7 @@ struct LowRankMoments {
     context.phase([&](int t) {
       for (int channel = t; channel < count; channel += threads) {
         const double n = shared.squares[channel * rank], r = shared.squares[RankTile::most + channel * rank];
-        double x = 0;
-        for (Index part = 0; part < entry.norm_parts; ++part) x += entry.x_norms[part * plan.kept + first + channel];
+        const double x = x_norm(entry, first + channel);
         if constexpr (Granularity::per_channel) {
           const double s = Granularity::ratio(n, r);
           entry.channel_scale[first + channel] = s;
@@ -186,8 +185,8 @@ struct Finish {
   }
 };
 
-/// W <- change(W) of a part's runs: change(run, at, left, w, open) of each unit of values, open() reading w. Weights in groups wait until the range
-/// of their group is known.
+/// W <- change(W) of a part's runs: change(run, in_part, at, left, w, open) of each unit of values, open() reading w. Weights in
+/// groups wait until the range of their group is known.
 template <class Policies, class W, class Values>
 struct ChangeWeights {
   using Weights = StoredWeights<Policies, W>;
@@ -197,21 +196,31 @@ struct ChangeWeights {
     std::conditional_t<Weights::grouped, WaitingRuns<1, 2>, WaitingRuns<0, 0>> waiting;
   };
 
-  template <class Context, class Change>
+  struct Nothing {
+    APOLLO_HD void operator()(int, int) const {}
+  };
+
+  /// `prepare(turn, t)`: what a turn's changes read of shared memory, beside what weights are rounded by.
+  template <class Context, class Change, class Prepare = Nothing>
   APOLLO_HD static void run(const Context& context, const Entry& entry, const Progress& progress, Index part,
-                            Shared& shared, const Change& change) {
+                            Shared& shared, const Change& change, const Prepare& prepare = {}) {
+    constexpr bool prepares = Weights::rounds || !std::is_same_v<Prepare, Nothing>;
     const auto close = [&](const Run& run, int in_part, int at, int left, const float* w) {
       const RoundingBits<Weights::rounds ? size : 0> random(shared.random[Weights::rounds ? in_part : 0], at);
       Weights::template close<size>(entry, run, at, left, w, random, shared.waiting, in_part);
     };
     for (int turn = 0; turn < runs_a_part / runs_at_once; ++turn) {
-      if constexpr (Weights::rounds) context.phase([&](int t) { draw(progress, part, turn, t, shared); });
+      if constexpr (prepares)
+        context.phase([&](int t) {
+          if constexpr (Weights::rounds) draw_runs(shared.random, progress.weight_rounding, part, turn, t);
+          prepare(turn, t);
+        });
       if constexpr (Weights::grouped) {
         context.phase([&](int t) {
           shared.waiting.clear(t);
           over_units<Values, true>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
             alignas(16) float w[size];
-            change(run, at, left, w, [&] { Weights::template open<size>(entry, run, at, left, w); });
+            change(run, in_part, at, left, w, [&] { Weights::template open<size>(entry, run, at, left, w); });
             Weights::template wait<size>(shared.waiting, in_part, at, left, w);
           });
         });
@@ -227,23 +236,16 @@ struct ChangeWeights {
         const auto step = [&](int t) {
           over_units<Values>(entry, part, turn, t, [&](const Run& run, int in_part, int at, int left) {
             float w[size];
-            change(run, at, left, w, [&] { Weights::template open<size>(entry, run, at, left, w); });
+            change(run, in_part, at, left, w, [&] { Weights::template open<size>(entry, run, at, left, w); });
             close(run, in_part, at, left, w);
           });
         };
-        if constexpr (Weights::rounds)
+        if constexpr (prepares)
           context.phase(step);
         else
           context.last(step);
       }
     }
-  }
-
- private:
-  APOLLO_HD static void draw(const Progress& progress, Index part, int turn, int t, Shared& shared) {
-    const int run = t / RoundingBytes::blocks;
-    const Index number = (part * (runs_a_part / runs_at_once) + turn) * runs_at_once + run;
-    if (run < runs_at_once) shared.random[run].draw(progress.weight_rounding, number, t % RoundingBytes::blocks);
   }
 };
 
@@ -270,7 +272,7 @@ struct Apply {
     const bool one = entry.along && entry.length >= storage_block;  // a run lies in one channel
     const auto whole = static_cast<float>(progress.factor);
     Change::run(context, entry, progress, tables.number(context.block()), shared,
-                [&](const Run& run, int at, int left, float* w, const auto& open) {
+                [&](const Run& run, int, int at, int left, float* w, const auto& open) {
                   constexpr int size = Values::size;
                   float length = per_channel && one ? entry.channel_step[run.line] : whole;
                   float x[size];

@@ -118,6 +118,18 @@ APOLLO_HD inline bool takes(const Entry& entry, const Progress& progress) {
   return entry.of_sum == (progress.pending == Pending::whole || progress.pending == Pending::folded);
 }
 
+/// Number `at` of an array that kernels left in parts, one every `stride` numbers.
+template <class Number>
+APOLLO_HD Number sum_of_parts(const Number* from, Index parts, Index stride, Index at) {
+  Number sum = 0;
+  for (Index part = 0; part < parts; ++part) sum += from[part * stride + at];
+  return sum;
+}
+/// The squared norm of channel j of X as given.
+APOLLO_HD inline double x_norm(const Entry& entry, Index j) {
+  return sum_of_parts(entry.x_norms, entry.norm_parts, entry.setup.plan.kept, j);
+}
+
 /// One block's part of one tensor.
 struct Part {
   std::int32_t tensor = 0;
@@ -145,6 +157,10 @@ inline constexpr int warp = storage_block / per_thread;
 inline constexpr int runs_at_once = threads / warp;
 inline constexpr int runs_a_part = 4 * runs_at_once;
 static_assert(warp == 32);
+/// The run with which a turn of a part begins.
+APOLLO_HD constexpr Index first_run_of(Index part, int turn) { return part * runs_a_part + turn * runs_at_once; }
+
+constexpr Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
 
 APOLLO_INLINE constexpr int min_of(int a, int b) { return a < b ? a : b; }
 APOLLO_INLINE constexpr Index min_of(Index a, Index b) { return a < b ? a : b; }
