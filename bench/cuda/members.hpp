@@ -21,8 +21,8 @@ inline constexpr bool has_solver = true;
 constexpr bool in_tf32(std::string_view member) { return member.ends_with("_tf32"); }
 
 /// Calls visit.member<Member>(name, gradient_reads, options) for each member that is run with weights and gradients of T.
-/// gradient_reads: in a step that streams; the check for NaN is one where nothing else needs two. Learning rates are near zero: many
-/// steps along one gradient must leave ordinary numbers.
+/// gradient_reads: in a step that streams; the check for NaN is one where nothing else needs two. Learning rates are near zero:
+/// many steps along one gradient must leave ordinary numbers.
 template <class T, class Visit>
 void each_member(apollo::Index rank, Visit& visit) {
   using namespace apollo;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Members with drawn projections of a large rank, whose products are multiplied in every arithmetic. The same on a GPU (products.cu)
-// and on the emulated device (emulated.cpp).
+// Members with drawn projections of a large rank, whose products are multiplied in every arithmetic. The same on a GPU
+// (products.cu) and on the emulated device (emulated.cpp).
 #pragma once
 
 #include "basis.hpp"

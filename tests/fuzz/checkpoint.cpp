@@ -54,8 +54,8 @@ class State final : public apollo::StateVisitor {
   }
 };
 
-/// One tensor for each kind of state: dense by rows and by columns, in bfloat16, in 8 and 4 bits, projected, with bases. In two models,
-/// since what a run costs is the length of the header.
+/// One tensor for each kind of state: dense by rows and by columns, in bfloat16, in 8 and 4 bits, projected, with bases. In two
+/// models, since what a run costs is the length of the header.
 struct Model {
   static constexpr Index rows = 6, cols = 4, count = 4;
   std::vector<float> weights, gradients;

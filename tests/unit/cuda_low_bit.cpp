@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Storage of few bits on the emulated device beside the reference: moments in blocks of codes, split weights, weights in groups. Both
-// keep the same codes, scales and halves, so their checkpoints are compared byte by byte.
+// Storage of few bits on the emulated device beside the reference: moments in blocks of codes, split weights, weights in groups.
+// Both keep the same codes, scales and halves, so their checkpoints are compared byte by byte.
 // also: threads
 // not: optimised
 #include <fstream>

@@ -13,9 +13,9 @@ namespace apollo {
 /// for an mlpack layer). Without a layout the iterate itself is the matrix.
 ///
 /// ens::SGD divides its step size by the batch, since its gradients are sums over one: `batch_size`, which must be that of the
-/// ens::SGD, undoes it. (With ENS_OLD_SEPARABLE_STEP_BEHAVIOR it does not divide: state 1.) A last batch that is not full would have a larger step,
-/// so no step is larger than matrices.lr: let it be the step size of the ens::SGD. Vectors take others.lr / matrices.lr of it.
-/// This header includes nothing of ensmallen's, and works with whatever has memptr(), n_rows and n_cols.
+/// ens::SGD, undoes it. (With ENS_OLD_SEPARABLE_STEP_BEHAVIOR it does not divide: state 1.) A last batch that is not full would
+/// have a larger step, so no step is larger than matrices.lr: let it be the step size of the ens::SGD. Vectors take others.lr /
+/// matrices.lr of it. This header includes nothing of ensmallen's, and works with whatever has memptr(), n_rows and n_cols.
 template <class Matrices = ApolloOptions, class Others = AdamWOptions, class Backend = Reference>
 class EnsmallenUpdate {
  public:

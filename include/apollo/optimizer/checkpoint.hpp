@@ -15,9 +15,10 @@
 namespace apollo {
 
 /// The file holds, for every registered tensor, `NAME.FIELD` for each array and number of its state: exp_avg, exp_avg_sq,
-/// momentum_buffer, basis, weight_remainder, step, previous_norm, restart, projection_set, and the record of a packed basis. Moments of unprojected tensors have
-/// the weight's shape, others kept x rank; those of 8 and 4 bits are codes in order of memory, with a FIELD_scale a block. Metadata: format, version, tick, and one fingerprint for each tensor. Random projections are
-/// not in it: they are drawn again from seed, name and step.
+/// momentum_buffer, basis, weight_remainder, step, previous_norm, restart, projection_set, and the record of a packed basis.
+/// Moments of unprojected tensors have the weight's shape, others kept x rank; those of 8 and 4 bits are codes in order of memory,
+/// with a FIELD_scale a block. Metadata: format, version, tick, and one fingerprint for each tensor. Random projections are not in
+/// it: they are drawn again from seed, name and step.
 namespace checkpoint {
 
 inline constexpr const char* format = "apollo-optimizer";

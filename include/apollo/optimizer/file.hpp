@@ -37,8 +37,8 @@ inline constexpr std::uint64_t largest_read = std::uint64_t{1} << 30;
 /// Bytes of one write: larger ones take Linux several times as long, which looks for adjacent pages to hold each of them.
 inline constexpr std::uint64_t largest_write = std::uint64_t{1} << 17;
 
-/// memcpy for what is too large to stay in a cache: past 64 KiB it goes to memory without being read first, which memcpy itself does
-/// only for sizes of whole caches.
+/// memcpy for what is too large to stay in a cache: past 64 KiB it goes to memory without being read first, which memcpy itself
+/// does only for sizes of whole caches.
 inline void copy_large(char* to, const char* from, std::size_t size) {
   std::size_t done = 0;
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__CUDACC__)

@@ -131,7 +131,8 @@ constexpr Index vector_size(const Plan& plan, int number) {
 template <class T>
 struct NoMemory {};
 
-/// Bytes of arrays alone: moments, the remainders of split weights, and the basis where it is stored. The record is counted by record_bytes.
+/// Bytes of arrays alone: moments, the remainders of split weights, and the basis where it is stored. The record is counted by
+/// record_bytes.
 template <class Policies, class T>
 constexpr Index state_bytes(const Plan& plan) {
   using Stored = stored_t<typename Policies::Moments, T>;

@@ -56,9 +56,9 @@ class BasicOptimizer : public Model<DeviceType> {
 
   // --- steps ------------------------------------------------------------------------------------------------------------
 
-  /// Computes the bases that are due (GaLore, Q-GaLore, Fira) from the gradients that are there. step() does so by itself, except while a
-  /// graph is captured: then call it once before each replay, with that step's gradients. Where none can be due it does nothing,
-  /// else it waits for the stream.
+  /// Computes the bases that are due (GaLore, Q-GaLore, Fira) from the gradients that are there. step() does so by itself, except
+  /// while a graph is captured: then call it once before each replay, with that step's gradients. Where none can be due it does
+  /// nothing, else it waits for the stream.
   void refresh(Stream stream = {}) {
     prepare(stream);
     if (!basis_may_be_due()) return;

@@ -14,8 +14,8 @@
 
 namespace apollo::cuda {
 
-/// cuBLAS on one device, with one handle and a workspace of its own, so that what a graph captured stays right. Results are the same
-/// bits every time on one kind of GPU and version of the library. Errors: what it reports, with the call's name.
+/// cuBLAS on one device, with one handle and a workspace of its own, so that what a graph captured stays right. Results are the
+/// same bits every time on one kind of GPU and version of the library. Errors: what it reports, with the call's name.
 template <class Device>
 class Blas final : public Products<Device> {
  public:
@@ -49,8 +49,8 @@ class Blas final : public Products<Device> {
 
   static cublasOperation_t operation(const Factor& factor) { return factor.transposed ? CUBLAS_OP_T : CUBLAS_OP_N; }
   static cudaDataType type(const Factor& factor) { return factor.half ? CUDA_R_16BF : CUDA_R_32F; }
-  /// Products of bfloat16 numbers are exact in fp32, so there is nothing to choose. Pedantic: no switch of the environment makes fp32
-  /// something else.
+  /// Products of bfloat16 numbers are exact in fp32, so there is nothing to choose. Pedantic: no switch of the environment makes
+  /// fp32 something else.
   cublasComputeType_t arithmetic(bool half) const {
     if (half) return CUBLAS_COMPUTE_32F;
     switch (this->math()) {

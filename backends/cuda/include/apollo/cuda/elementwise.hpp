@@ -251,8 +251,8 @@ struct Update {
     });
   }
 
-  /// Moments, and weights in groups or halves, are opened to where they wait afterwards: all at once would need more registers than there
-  /// are.
+  /// Moments, and weights in groups or halves, are opened to where they wait afterwards: all at once would need more registers
+  /// than there are.
   template <class Context>
   APOLLO_HD static void in_phases(const Context& context, const Entry& entry, const StepCoefficients<float>& c,
                                   Index part, int turn, Shared& shared) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of R's moments in blocks of codes. Blocks do not end where tiles of channels do, so these go by storage runs of R, eight a
-// block; what needs whole channels is left in scratch.
+// Kernels of R's moments in blocks of codes. Blocks do not end where tiles of channels do, so these go by storage runs of R, eight
+// a block; what needs whole channels is left in scratch.
 #pragma once
 
 #include <apollo/cuda/elementwise.hpp>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an optimizer on a device has: groups of options, tensors by name, the memory that they are bound to, and how far each has come.
+// What an optimizer on a device has: groups of options, tensors by name, the memory that they are bound to, and how far each has
+// come.
 #pragma once
 
 #include <map>
@@ -43,8 +44,8 @@ class Model {
   using Stream = typename Device::Stream;
 
   /// Has projections and lifts of dense ranks of product_rank or more computed by the device's library for matrix products, in this
-  /// arithmetic. On a GPU it needs <apollo/cuda/blas.hpp>. Where this is not called our kernels compute them, in fp32 and double, but
-  /// of singular bases, whose library multiplies too: in fp32. Errors: there are tensors already; those of the library.
+  /// arithmetic. On a GPU it needs <apollo/cuda/blas.hpp>. Where this is not called our kernels compute them, in fp32 and double,
+  /// but of singular bases, whose library multiplies too: in fp32. Errors: there are tensors already; those of the library.
   void math(Math math) {
     if (!in_order_.empty()) refuse("the arithmetic of matrix products must be chosen before the first tensor is added");
     products_ = make_products(math);
@@ -75,9 +76,10 @@ class Model {
   }
 
   /// Registers a tensor and allocates its state. W and G are views of device memory without gaps, row- or column-major,
-  /// float or bfloat16; W also of int8_groups, its codes and ranges on the device. The name is its identity: random streams go by it. Vectors in a group with a projection get dense moments.
-  /// Errors, before anything is changed: those of make_plan; memory of the host or of another device; a view with gaps;
-  /// shapes or orders that differ; a name that is taken; too little memory on the device.
+  /// float or bfloat16; W also of int8_groups, its codes and ranges on the device. The name is its identity: random streams go by
+  /// it. Vectors in a group with a projection get dense moments. Errors, before anything is changed: those of make_plan; memory of
+  /// the host or of another device; a view with gaps; shapes or orders that differ; a name that is taken; too little memory on the
+  /// device.
   template <class Policies, class W, class G>
   void add(Group<Policies> group, std::string_view name, const MatrixView<W>& weight, const MatrixView<G>& gradient,
            Stream stream = {}) {

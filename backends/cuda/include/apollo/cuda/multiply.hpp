@@ -18,8 +18,8 @@ struct ProductScalars {
   float keep = 0;
 };
 
-/// Before R is taken: the factors, and of a bfloat16 gradient P as bfloat16 numbers that add up to it. Where the step is of the other
-/// table's gradient R stays; zero times a sum that is not a number would be none, so that sum is cleared.
+/// Before R is taken: the factors, and of a bfloat16 gradient P as bfloat16 numbers that add up to it. Where the step is of the
+/// other table's gradient R stays; zero times a sum that is not a number would be none, so that sum is cleared.
 template <class G>
 struct BeginProduct {
   static constexpr const char* kernel = "BeginProduct";
@@ -62,8 +62,8 @@ struct BeginProduct {
   APOLLO_HD static Index parts_of(Index values) { return (values + size * threads - 1) / (size * threads); }
 };
 
-/// Before an update is lifted straight into the weight: its factors. A skipped tensor's weight is kept: zero times C, which must then
-/// be a number.
+/// Before an update is lifted straight into the weight: its factors. A skipped tensor's weight is kept: zero times C, which must
+/// then be a number.
 struct BeginLift {
   static constexpr const char* kernel = "BeginLift";
   struct Shared {
@@ -87,8 +87,8 @@ struct BeginLift {
   }
 };
 
-/// Number `number` of the products that add up to R, kept x rank: one for floats, else one for each bfloat16 number that a direction's
-/// value is split into, the least first.
+/// Number `number` of the products that add up to R, kept x rank: one for floats, else one for each bfloat16 number that a
+/// direction's value is split into, the least first.
 template <class G>
 Product projection(const Entry& entry, int number) {
   const Plan& plan = entry.setup.plan;

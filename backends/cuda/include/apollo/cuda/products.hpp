@@ -22,11 +22,12 @@ enum class Math {
   bf16   ///< 8 significant bits, the range of a float
 };
 
-/// Ranks from here on are multiplied by a library, if an optimizer has one. A guess: below it our kernels read G at most eight times.
+/// Ranks from here on are multiplied by a library, if an optimizer has one. A guess: below it our kernels read G at most eight
+/// times.
 inline constexpr Index product_rank = 32;
 
-/// bfloat16 numbers whose sum stands for a direction's value, where the gradient is bfloat16 and so the other factor must be: so many
-/// as the arithmetic needs to lose no more than it does with floats.
+/// bfloat16 numbers whose sum stands for a direction's value, where the gradient is bfloat16 and so the other factor must be: so
+/// many as the arithmetic needs to lose no more than it does with floats.
 constexpr int splits_of(Math math) { return math == Math::fp32 ? 3 : math == Math::tf32 ? 2 : 1; }
 
 /// A row-major matrix on the device as a factor, or its transpose. Lines are `stride` values apart.

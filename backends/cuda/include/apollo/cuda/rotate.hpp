@@ -121,7 +121,8 @@ struct TurnSparse {
   }
 };
 
-/// M and V by tiles of channels. Sums are in fp32 and in order, as the reference takes them. Moments in blocks are left in `turned`.
+/// M and V by tiles of channels. Sums are in fp32 and in order, as the reference takes them. Moments in blocks are left in
+/// `turned`.
 template <class Policies>
 struct RotateMoments {
   using Moments = typename Policies::Moments;
