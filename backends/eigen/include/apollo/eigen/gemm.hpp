@@ -16,7 +16,7 @@
 namespace apollo::gemm {
 
 // Fixed block sizes: the order of summation must not depend on the cache sizes of a machine, nor on its threads.
-inline constexpr Index row_block = 128;
+inline constexpr Index row_block = 256;
 inline constexpr Index column_block = 256;  ///< of BLAS alone; else a panel is as wide as three vectors
 #if defined(EIGEN_USE_BLAS)
 inline constexpr Index depth_block = 256;

@@ -72,21 +72,30 @@ class EigenSession {
     return over_tiles(plan, [&](Index begin, Index end, int) { return Tiles::add_tile(x, factor, sum, begin, end); });
   }
 
-  /// Cost: 2 r flops an element, one read of X from memory (its norms find it in the cache).
+  /// Cost: 2 r flops an element, one read of X from memory (its norms find it in the cache). A product takes several tiles, since it
+  /// packs P for each anew.
   template <class G>
   GradientSummary project(const Plan& plan, const MatrixView<const G>& x, const DenseDirections<T>& p, T factor, T* r,
                           double* channel) const {
-    return over_tiles(plan, [&](Index begin, Index end, int lane) {
-      if (plan.rank == 1)
+    if (plan.rank == 1)
+      return over_tiles(plan, [&](Index begin, Index end, int lane) {
         return Tiles::project_line(plan, x, p.data, factor, r, begin, end, channel, scratch_.lane(plan, lane).lines);
-      const auto directions = row_major(p.data, plan.removed, plan.rank);
-      const auto out = row_major(r + begin * plan.rank, end - begin, plan.rank);
+      });
+    const auto directions = row_major(p.data, plan.removed, plan.rank);
+    const Index groups = product_groups(plan);
+    executor::for_tiles(pool_, groups, [&](Index group, int lane) {
+      const Index first = group * plan.tiles / groups, last = (group + 1) * plan.tiles / groups;
+      const Index begin = plan.tile_begin(first), channels = plan.tile_end(last - 1) - begin;
+      const auto out = row_major(r + begin * plan.rank, channels, plan.rank);
       for (Index i = 0; i < out.size(); ++i) out.data[i] = 0;
-      gemm::add_product(x.middle_rows(begin, end - begin), directions, out, factor, scratch_.lane(plan, lane).product);
-      GradientSummary summary = Tiles::inspect_tile(x, begin, end, channel);
-      Tiles::check_projection(out.data, out.size(), summary);
-      return summary;
+      gemm::add_product(x.middle_rows(begin, channels), directions, out, factor, scratch_.lane(plan, lane).product);
+      for (Index tile = first; tile < last; ++tile) {
+        const Index from = plan.tile_begin(tile), to = plan.tile_end(tile);
+        scratch_.tiles[tile] = Tiles::inspect_tile(x, from, to, channel);
+        Tiles::check_projection(r + from * plan.rank, (to - from) * plan.rank, scratch_.tiles[tile]);
+      }
     });
+    return sum_of_tiles(plan);
   }
 
   /// Cost: `nonzeros` additions an element, whatever the rank.
@@ -414,12 +423,29 @@ class EigenSession {
     executor::for_tiles(pool_, plan.tiles, [&](Index tile, int lane) {
       scratch_.tiles[tile] = body(plan.tile_begin(tile), plan.tile_end(tile), lane);
     });
+    return sum_of_tiles(plan);
+  }
+  GradientSummary sum_of_tiles(const Plan& plan) const {
     GradientSummary total;
     for (Index tile = 0; tile < plan.tiles; ++tile) {
       total.finite = total.finite && scratch_.tiles[tile].finite;
       total.squared_norm += scratch_.tiles[tile].squared_norm;
     }
     return total;
+  }
+
+  /// Into how many groups of tiles a dense projection is cut: as many for every lane, each of rows that a second-level cache holds,
+  /// and no more than a product takes at once. Which are together does not show in R.
+  Index product_groups(const Plan& plan) const {
+    const auto fits = [&](Index tiles) {
+      const Index rows = tiles * plan.tile;
+      return rows <= gemm::row_block && rows * plan.removed <= 4 * tile_elements;
+    };
+    Index tiles = 1;
+    while (fits(tiles + 1)) ++tiles;
+    const Index groups = (plan.tiles + tiles - 1) / tiles;
+    const Index even = (groups + pool_.lanes - 1) / pool_.lanes * pool_.lanes;
+    return even < plan.tiles ? even : plan.tiles;
   }
 
   static int run_of(Index size, Index first) {
