@@ -95,8 +95,10 @@ def matrices(figures):
     lines = []
     found = cases(figures, MATRIX)
     for threads in sorted({case["threads"] for case, _ in found}):
-        lines += named(f"Eigen backend, {threads_name(threads)}: times the roofline ± half the spread of repetitions "
-                       "(ns per parameter).", matrix_table(figures, ("roofline", "step"), threads))
+        ratios = any(figures.value(f"{name}/roofline") is not None for case, name in found if case["threads"] == threads)
+        what = "times the roofline ± half the spread of repetitions (ns per parameter)" if ratios else "ns per parameter"
+        lines += named(f"Eigen backend, {threads_name(threads)}: {what}.",
+                       matrix_table(figures, ("roofline", "step"), threads))
     for threads in sorted({case["threads"] for case, _ in found if case["kind"] == "reference"}):
         lines += named(f"Reference backend, {threads_name(threads)}: the same.",
                        matrix_table(figures, ("reference",), threads))
