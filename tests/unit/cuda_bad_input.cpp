@@ -94,6 +94,9 @@ TEST_CASE("shapes, orders, gaps and names") {
   CHECK(mentions(bench.add(bench.w.view(), apollo::column_major(g, 6, 8)), {"'layer'", "same index"}));
   CHECK(mentions(bench.add(apollo::row_major(w, 0, 8), apollo::row_major(g, 0, 8)), {"'layer'", "empty"}));
   CHECK(mentions(bench.add(apollo::row_major<float>(nullptr, 6, 8), bench.g.view()), {"'layer'", "no data"}));
+  auto* const beside = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(w) + 2);
+  CHECK(mentions(bench.add(apollo::row_major(beside, 5, 8), apollo::row_major(g, 5, 8)),
+                 {"'layer'", "weight", "no multiple of 4"}));
   CHECK(bench.add(bench.w.view(), bench.g.view()).empty());
   CHECK(mentions(bench.add(bench.w.view(), bench.g.view()), {"'layer'", "taken"}));
   CHECK(mentions(refusal([&] { (void)bench.optimizer.status("other"); }), {"'other'"}));

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <regex>
+#include <type_traits>
 
 #include "cuda_model.hpp"
 
@@ -41,22 +42,29 @@ TEST_CASE("every kernel is emulated, and there is one entry that runs them all")
 
   const std::vector<Leaf> leaves = {{30, 20}, {20, 30}, {9, 1}};
   std::set<std::string> launched;
-  const auto take = [&](const Result& result) { launched.insert(result.kernels.begin(), result.kernels.end()); };
-  take(run<apollo::AdamW<>, float, float>(leaves, {}, 1, {}, {}, 1));
-  take(run<apollo::ApolloMini<>, float, float>(leaves, {}, 1));
-  take(run<apollo::Apollo<>, float, float>(leaves, {.rank = 8}, 1));
-  take(run<apollo::Flora<>, float, float>(leaves, {.rank = 8}, 1));
-  take(run<apollo::Flora<>, float, float>({{40, 33}}, {.rank = 33}, 1, {}, Math::fp32));
-  take(run<apollo::Flora<RandomProjection<apollo::SparseSign>>, float, float>(leaves, {.rank = 8}, 1));
-  take(run<apollo::Flora<apollo::MeanMoments<apollo::Int4>>, float, float>(leaves, {.rank = 8}, 1));
-  take(run<apollo::Fira<>, float, float>(
-      leaves, {.rank = 8, .update_proj_gap = 1, .on_refresh = apollo::OnRefresh::rotate}, 2));
-  take(run<apollo::GaLore<>, float, float>({{30, 20}}, {.rank = 20, .svd = apollo::SvdMethod::exact}, 1));
-  take(run<apollo::QGaLore<apollo::AdamMoments<>>, float, float>({{30, 20}}, {.rank = 4}, 1));
-  take(run<apollo::GaLoreAdafactor<>, float, float>(
-      leaves, {.rank = 4, .update_proj_gap = 1, .on_refresh = apollo::OnRefresh::rotate}, 2));
-  take(run<apollo::AdamMini<>, float, float>(leaves, {}, 1));
-  take(run<apollo::StructuredAdamW<>, float, float>(leaves, {}, 1));
+  const auto take = [&]<class Member>(std::type_identity<Member>, const std::vector<Leaf>& tensors,
+                                      const typename Member::Options& options, int steps, std::optional<Math> math = {},
+                                      double clip = 0) {
+    const Result result = run<Member, float, float>(tensors, options, steps, {}, math, clip);
+    launched.insert(result.kernels.begin(), result.kernels.end());
+    const Result other = run<Member, float, float>(tensors, options, steps, {.unwritten = 0x7f}, math, clip);
+    CHECK(same_bits(result, other));  // so nothing was read before it was written
+  };
+  take(std::type_identity<apollo::AdamW<>>(), leaves, {}, 1, {}, 1);
+  take(std::type_identity<apollo::ApolloMini<>>(), leaves, {}, 1);
+  take(std::type_identity<apollo::Apollo<>>(), leaves, {.rank = 8}, 1);
+  take(std::type_identity<apollo::Flora<>>(), leaves, {.rank = 8}, 1);
+  take(std::type_identity<apollo::Flora<>>(), {{40, 33}}, {.rank = 33}, 1, Math::fp32);
+  take(std::type_identity<apollo::Flora<RandomProjection<apollo::SparseSign>>>(), leaves, {.rank = 8}, 1);
+  take(std::type_identity<apollo::Flora<apollo::MeanMoments<apollo::Int4>>>(), leaves, {.rank = 8}, 1);
+  take(std::type_identity<apollo::Fira<>>(), leaves,
+       {.rank = 8, .update_proj_gap = 1, .on_refresh = apollo::OnRefresh::rotate}, 2);
+  take(std::type_identity<apollo::GaLore<>>(), {{30, 20}}, {.rank = 20, .svd = apollo::SvdMethod::exact}, 1);
+  take(std::type_identity<apollo::QGaLore<apollo::AdamMoments<>>>(), {{30, 20}}, {.rank = 4}, 1);
+  take(std::type_identity<apollo::GaLoreAdafactor<>>(), leaves,
+       {.rank = 4, .update_proj_gap = 1, .on_refresh = apollo::OnRefresh::rotate}, 2);
+  take(std::type_identity<apollo::AdamMini<>>(), leaves, {}, 1);
+  take(std::type_identity<apollo::StructuredAdamW<>>(), leaves, {}, 1);
   EmulatedOptimizer sums;
   Array<float> array(sums.device(), Matrix(30, 20, 1.0));
   sums.add(sums.add_group(apollo::FloraOptions{.rank = 8}), "flora", array.view(), array.view());

@@ -4,14 +4,16 @@
 //
 // An algebra is a class made from a device, with
 //   product(a, b, c, add, stream)             c = a b, or c += a b; row-major blocks of device memory
-//   eigen_bytes(n)                            device memory that symmetric_eigen needs beside its arrays
+//   eigen_bytes(n)                            device memory that symmetric_eigen works in beside its arrays
 //   symmetric_eigen(n, a, values, work, stream)   n x n, no gaps: row k of `a` becomes the eigenvector of values[k]; ascending
+// `work` is memory for the largest n of those that ask; what n needs beyond it the algebra allocates.
 // Products may be enqueued; symmetric_eigen may wait for the stream.
 #pragma once
 
 #include <type_traits>
 #include <vector>
 
+#include <apollo/cuda/allocation.hpp>
 #include <apollo/cuda/emulator.hpp>
 #include <apollo/step/linear_algebra.hpp>
 
@@ -46,7 +48,8 @@ class PlainAlgebra {
   }
 
   Index eigen_bytes(Index) const { return 0; }
-  void symmetric_eigen(Index n, double* a, double* values, void*, Emulator::Stream) const {
+  template <class Device>
+  void symmetric_eigen(Index n, double* a, double* values, const Memory<Device>&, Emulator::Stream) const {
     std::vector<double> vectors(static_cast<std::size_t>(n * n));
     plain::symmetric_eigen(n, a, values, vectors.data());
     for (Index i = 0; i < n; ++i)

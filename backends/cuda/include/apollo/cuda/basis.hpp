@@ -254,9 +254,7 @@ class Basis {
       const Block v{lines, count, length, length};
       product(v, v.transpose(), {a.gram, count, count, count}, false);
     }
-    void eigen(Index n) const {
-      basis.algebra_.symmetric_eigen(n, a.gram, a.values, basis.eigen_.template as<void>(), stream);
-    }
+    void eigen(Index n) const { basis.algebra_.symmetric_eigen(n, a.gram, a.values, basis.eigen_, stream); }
 
     /// Lines become orthonormal, in rising order of how much of them each holds; those that the others span become zero.
     /// Returns the squares. Error: of the least line, rounding times the largest square over its own.

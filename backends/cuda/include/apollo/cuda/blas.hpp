@@ -30,6 +30,11 @@ class Blas final : public Products<Device> {
     check(cublasSetPointerMode(blas, CUBLAS_POINTER_MODE_DEVICE), "cublasSetPointerMode");
   }
 
+  ~Blas() override {  // a handle is given back on the device that it was made on
+    const auto here = this->device().try_select();
+    blas_.reset();
+  }
+
   /// cuBLAS counts columns first: C^T = B^T A^T.
   void multiply(const Product& p, cudaStream_t stream) const override {
     const auto here = this->device().select();

@@ -96,11 +96,13 @@ struct ThreadContext {
 };
 
 /// How the emulator runs: `workers` threads that take blocks in turn, or one block at a time with a thread for each of its
-/// own. `bytes` is the memory that it has.
+/// own. `bytes` is the memory that it has, and `unwritten` what each byte of it holds at first: NaN and -1, so that what is read
+/// before it is written shows; with another byte it shows that nothing is.
 struct Emulation {
   int workers = 1;
   bool in_step = false;
   Index bytes = Index{1} << 40;
+  unsigned char unwritten = 0xff;
 };
 
 class Emulator {
@@ -115,7 +117,7 @@ class Emulator {
     const std::lock_guard<std::mutex> lock(memory_->mutex);
     if (memory_->used + bytes > how_.bytes) return nullptr;
     void* block = ::operator new (static_cast<std::size_t>(bytes), std::align_val_t{256});
-    std::memset(block, 0xff, static_cast<std::size_t>(bytes));  // NaN: what is read before it is written shows
+    std::memset(block, how_.unwritten, static_cast<std::size_t>(bytes));
     memory_->used += bytes;
     memory_->sizes[block] = bytes;
     return block;
@@ -224,14 +226,14 @@ class Emulator {
   }
 
   template <class Body>
-  static std::unique_ptr<typename Body::Shared> shared_memory() {
+  std::unique_ptr<typename Body::Shared> shared_memory() const {
     auto shared = std::make_unique<typename Body::Shared>();
     scribble<Body>(*shared);
     return shared;
   }
   template <class Body>
-  static void scribble(typename Body::Shared& shared) {
-    std::memset(static_cast<void*>(&shared), 0xff, sizeof shared);
+  void scribble(typename Body::Shared& shared) const {
+    std::memset(static_cast<void*>(&shared), how_.unwritten, sizeof shared);
   }
 
   template <class Body>

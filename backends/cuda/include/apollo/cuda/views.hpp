@@ -2,6 +2,7 @@
 // Which views a device steps: of which types, where in memory, laid out how. Errors name the tensor and change nothing.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <type_traits>
 
@@ -21,6 +22,14 @@ constexpr void check_types() {
                 "apollo: apollo::cuda takes gradients of float or apollo::bfloat16; see docs/cuda.md.");
 }
 
+/// Where a processor reads a number from any address, a GPU stops all that is enqueued.
+template <class T>
+void check_aligned(const Check& check, const char* what, const T* data) {
+  if (reinterpret_cast<std::uintptr_t>(data) % alignof(T) != 0)
+    check.fail(std::string("the ") + what + " begins at an address that is no multiple of " +
+               text(static_cast<Index>(alignof(T))) + ", as its values must");
+}
+
 template <class Device>
 void check_ranges(const Device& device, const Check& check, const MatrixView<int8_groups>& view) {
   if (!is_group_size(view.group_size))
@@ -28,6 +37,7 @@ void check_ranges(const Device& device, const Check& check, const MatrixView<int
   if (view.row_stride != view.cols || view.col_stride != 1)
     check.fail("a weight in 8-bit groups must be row-major, its rows adjacent");
   if (view.ranges == nullptr) check.fail("the weight has no ranges of its groups");
+  check_aligned(check, "array of the weight's ranges", view.ranges);
   const Index groups = BlockedLines::of(view.rows, view.cols).count(view.group_size);
   const std::string refused = device.refuses(view.ranges, groups * static_cast<Index>(sizeof(GroupRange)));
   if (!refused.empty()) check.fail("the array of the weight's ranges " + refused);
@@ -37,6 +47,7 @@ template <class Device, class T>
 void check_view(const Device& device, const Check& check, const char* what, const MatrixView<T>& view) {
   if (view.rows < 1 || view.cols < 1) return;  // make_plan tells
   if (view.data == nullptr) check.fail(std::string("the ") + what + " has no data");
+  check_aligned(check, what, view.data);
   const bool rows = memory_order(view) == Order2D::row_major;
   const Index lines = rows ? view.rows : view.cols, length = rows ? view.cols : view.rows;
   if ((length > 1 && (rows ? view.col_stride : view.row_stride) != 1) ||
