@@ -158,7 +158,9 @@ inline constexpr int runs_at_once = threads / warp;
 inline constexpr int runs_a_part = 4 * runs_at_once;
 static_assert(warp == 32);
 /// The run with which a turn of a part begins.
-APOLLO_HD constexpr Index first_run_of(Index part, int turn) { return part * runs_a_part + turn * runs_at_once; }
+APOLLO_HD constexpr Index first_run_of(Index part, int turn) {
+  return (part * (runs_a_part / runs_at_once) + turn) * runs_at_once;
+}
 
 constexpr Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
 
