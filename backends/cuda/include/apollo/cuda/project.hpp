@@ -11,7 +11,8 @@ namespace apollo::cuda {
 
 // --- dense ----------------------------------------------------------------------------------------------------------------
 
-/// Sums are in double: a channel's R may be small beside what it is the sum of, and its scale divides by it.
+// Sums are in double: a channel's R may be small beside what it is the sum of, and its scale divides by it.
+
 /// Directions that a block takes in one read of its part of G; a larger rank reads G again for each so many.
 inline constexpr int ranks_at_once = 4;
 

@@ -20,7 +20,7 @@ APOLLO_HD inline float r_to_step(const Entry& entry, const Progress& progress, I
   return progress.carries != 0 ? r + entry.sum[at] : r;
 }
 
-/// Channels of a tile of R, and which of their values are a thread's: `values` of them, value u at channel(u), bucket(u).
+/// Channels of a tile of R, and which of their values are a thread's: up to `values` of them, see over().
 struct RankTile {
   static constexpr int values = 8;
   static constexpr int most = values * threads;  ///< values of a tile, so the largest rank there can be

@@ -454,7 +454,7 @@ class EigenSession {
 
   template <class A, class B, class C>
   void by_rows(const MatrixView<A>& a, const MatrixView<B>& b, const MatrixView<C>& c, bool clear, C alpha) const {
-    constexpr Index height = gemm::row_block;
+    constexpr Index height = gemm::row_block / 2;  // matrices of a basis have few rows, and every lane should get some
     executor::for_tiles(pool_, (c.rows + height - 1) / height, [&](Index tile, int number) {
       const Index first = tile * height;
       const Index rows = c.rows - first < height ? c.rows - first : height;
